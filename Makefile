@@ -1,0 +1,54 @@
+# Everything is set up by the first target that needs it: `make quickstart` and `make test` work on a fresh machine.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed-dev
+BENCH_INSTALLED := $(VENV)/.installed-bench
+export MPLBACKEND := Agg
+# A wheel folder configured on the machine may hold a build of torch that does not fit torchvision's.
+export PIP_FIND_LINKS :=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: quickstart test test-all lint format bench clean
+
+quickstart: $(INSTALLED)
+	$(BIN)/brewline run quickstart $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow and not bench" $(ARGS)
+
+test-all: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not bench" $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(BENCH_INSTALLED)
+	$(BIN)/python -m pytest -m bench -s --timeout 3000 tests/bench $(ARGS)
+
+# A Python 3.11 or newer with venv; where Debian's lacks venv and we may install packages, it is installed.
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "brewline needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q && apt-get install -qy python3-venv \
+	    && $(PYTHON) -m venv $(VENV); } \
+	  || { rm -rf $(VENV); echo "$(PYTHON) -m venv failed; install your system's package of it (Debian: python3-venv)"; exit 1; }; }
+
+$(INSTALLED): $(VENV)/bin/pip pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

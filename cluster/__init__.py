@@ -1,0 +1,1 @@
+"""WHERE it runs: connecting to Ray, and what each stage takes of a machine."""

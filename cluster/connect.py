@@ -1,0 +1,39 @@
+"""Connecting to Ray: a cluster at an address, or one of this process alone that ends with it."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from stages.config import InputError
+
+# Set before Ray is imported, in the driver and so in its local workers.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's default to come: a task that asks for no GPU sees none.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    "RAY_DEDUP_LOGS": "0",
+}
+OBJECT_STORE_BYTES = 100 * 2**20
+"""A local cluster's shared memory. Steps pass keys and read from the store, so almost nothing goes through it."""
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Mapping[str, float]]:
+    """A connection to Ray for the length of the block; gives the cluster's resources.
+
+    address: null starts a cluster on this machine, which ends with the block, and with this process however it ends;
+    `auto` or `host:port` joins one that is running. Raises InputError where none answers.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address is None else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+    except (ConnectionError, ValueError) as error:
+        raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()

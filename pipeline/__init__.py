@@ -1,0 +1,1 @@
+"""WHAT runs, in what order, and what is already done."""

@@ -1,0 +1,274 @@
+"""The command `brewline`."""
+
+import json
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import click
+import platformdirs
+import typer
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import runs
+from pipeline.execute import run_stage
+from pipeline.experiment import Experiment, load_experiment, named_experiments, prepare_experiment, read_yaml
+from pipeline.plan import Plan
+from pipeline.plan import plan as plan_of
+from pipeline.progress import Reporter
+from pipeline.runner import Outcome, Runner, cached_steps, needed_steps
+from pipeline.step import SHOWN, difference
+from pipeline.store import Store, StoreError, open_store
+from stages.config import InputError, nearest
+from stages.stage import STAGES, Checkpoint, Runtime, load_stage
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+Connect = Callable[[str | None], AbstractContextManager[Mapping[str, float]]]
+"""Connects to the Ray cluster at an address (null: one of our own) and gives its resources."""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+cache = typer.Typer(no_args_is_help=True, help="Look into the store, and take steps out of it.")
+app.add_typer(cache, name="cache")
+
+ExperimentArgument = Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="An experiment file, or a named one.")]
+Settings = Annotated[list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Set a field: attack.eps=8.")]
+StoreOption = Annotated[
+    str, typer.Option("--store", envvar="BREWLINE_STORE", help="Where outputs live; a folder of the user's cache.")
+]
+DEFAULT_STORE = str(Path(platformdirs.user_cache_dir("brewline")) / "store")
+
+
+def main(connect: Connect) -> NoReturn:
+    """Run the command line. Exit codes: 0 done, 1 a step failed, 2 bad input, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        sys.exit(app(obj=connect, standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (InputError, StoreError) as error:
+        print(f"brewline: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except (KeyboardInterrupt, click.Abort):
+        print("brewline: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    experiment: ExperimentArgument,
+    settings: Settings = [],  # noqa: B006
+    store: StoreOption = DEFAULT_STORE,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster: auto, or host:port.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End standard output with one line of JSON.")] = False,
+) -> None:
+    """Run an experiment. What the store has is not run again, so the same command resumes."""
+    began = time.monotonic()
+    asked, plan, opened = _planned(experiment, settings, store)
+    cached = cached_steps(plan, opened)
+    runs.record(opened, plan, asked)
+    outcome = Outcome(cached=cached)
+    if needed_steps(plan, cached):
+        connect: Connect = context.obj
+        console = Console(stderr=True)
+        with connect(address) as resources:
+            slots = resources.get("CPU", 1) / asked.runtime.cpus
+            with Reporter(plan, opened, cached, slots, console) as reporter:
+                outcome = Runner(plan, opened, asked.runtime, resources, reporter).run(cached)
+    _conclude(plan, opened, outcome, time.monotonic() - began, as_json)
+
+
+def _conclude(plan: Plan, store: Store, outcome: Outcome, seconds: float, as_json: bool) -> None:
+    """Print how a run ended, and leave with its exit code."""
+    summary: dict[str, Any] = {"cases": [], "summary": None}
+    if not outcome.failed:
+        summary = runs.publish_summary(store, plan)
+        print((store.read_run(plan.run, runs.TABLE) or b"").decode())
+    counts = outcome.counts(plan)
+    print(f"{counts['total']} steps: " + ", ".join(f"{counts[name]} {name}" for name in list(counts)[1:]), end="")
+    print(f", {seconds:.1f} s. Run {plan.run} in {store.url}")
+    if not outcome.failed:
+        print(f"Pictures and summary: {Path(store.url) / 'runs' / plan.run}")
+    for key, failure in outcome.failed.items():
+        print(f"\nfailed: {plan.steps[key].label} ({key[:SHOWN]})\n  why: {failure.why}\n  log: {failure.log}")
+    if outcome.failed:
+        print(f"\n{len(outcome.blocked)} steps are blocked. To resume: {_command()}")
+    if as_json:
+        head = {"run": plan.run, "store": store.url, "steps": counts, "seconds": round(seconds, 3)}
+        print(json.dumps(head | summary))
+    if outcome.failed:
+        raise typer.Exit(BAD_INPUT if all(failure.bad_input for failure in outcome.failed.values()) else FAILED)
+
+
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _planned(name: str, settings: list[str], store: str) -> tuple[Experiment, Plan, Store]:
+    asked = prepare_experiment(load_experiment(name, settings))
+    opened = open_store(store)
+    opened.probe()
+    return asked, plan_of(asked), opened
+
+
+@app.command()
+def plan(
+    experiment: ExperimentArgument,
+    settings: Settings = [],  # noqa: B006
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Show an experiment's steps, their keys, and which are in the store."""
+    _, made, opened = _planned(experiment, settings, store)
+    cached = cached_steps(made, opened)
+    for step in made.steps.values():
+        print(f"{step.key[:SHOWN]}  {'cached' if step.key in cached else '-':<6}  {step.label}")
+    for stage, steps in made.by_stage():
+        print(f"{stage:<10} {len(steps):>6} steps, {sum(step.key in cached for step in steps)} cached")
+    print(f"{len(made.steps)} steps, {len(needed_steps(made, cached))} to run. Run {made.run} in {opened.url}")
+
+
+@app.command()
+def status(
+    run: Annotated[str | None, typer.Argument(help="A run; left out, all runs are listed.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Show how far a run is: what is done, running, failed and left."""
+    opened = open_store(store)
+    if run is None:
+        for name in opened.runs():
+            print(name)
+        return
+    found = list(runs.states(opened, run))
+    for state in ("running", "failed"):
+        for step in (step for step in found if step.state == state):
+            print(f"{state:<8} {step.label:<34} {step.key[:SHOWN]}  since {step.since}  {step.note}")
+    table = Table("stage", *[name for name in runs.STATES], box=None)
+    for stage in STAGES:
+        here = [step.state for step in found if step.stage == stage]
+        if here:
+            table.add_row(stage, *[str(here.count(name)) for name in runs.STATES])
+    Console().print(table)
+
+
+@app.command()
+def why(
+    key: Annotated[str, typer.Argument(help="A key, or its first characters (4 at least).")],
+    other: Annotated[str | None, typer.Argument(help="Another key, to compare with.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Show what a key is made of, or field by field how two keys differ."""
+    opened = open_store(store)
+    ref, first = runs.made_of(opened, key)
+    if other is None:
+        print(f"# {ref.stage} {ref.key}")
+        print(yaml.safe_dump(first, sort_keys=False), end="")
+        return
+    second_ref, second = runs.made_of(opened, other)
+    table = Table("field", f"{ref.stage} {ref.key[:SHOWN]}", f"{second_ref.stage} {second_ref.key[:SHOWN]}", box=None)
+    for path, one, two in difference(first, second):
+        table.add_row(path, json.dumps(one), json.dumps(two))
+    Console().print(table if ref != second_ref else "the keys are the same")
+
+
+@app.command()
+def experiments() -> None:
+    """List the experiments that ship with brewline."""
+    for name in named_experiments():
+        print(f"{name:<26} {load_experiment(name).description}")
+
+
+@app.command()
+def step(
+    stage: Annotated[str, typer.Argument(help=f"One of {', '.join(STAGES)}.")],
+    out: Annotated[Path, typer.Option(help="The folder to write to.")],
+    params: Annotated[Path | None, typer.Option(help="A YAML file with the stage's params.")] = None,
+    inputs: Annotated[list[str], typer.Option("--input", metavar="ROLE=FOLDER", help="An input folder.")] = [],  # noqa: B006
+    runtime: Annotated[list[str], typer.Option("--runtime", metavar="FIELD=VALUE", help="cpus=2, device=cuda.")] = [],  # noqa: B006
+) -> None:
+    """Run one stage on folders, without Ray and without a store."""
+    if stage not in STAGES:
+        raise InputError(f"no stage {stage!r}; {nearest(stage, STAGES)}")
+    folders = {role: Path(folder) for role, folder in (_pair(text, "--input") for text in inputs)}
+    for role, folder in folders.items():
+        if not folder.is_dir():
+            raise InputError(f"--input {role}={folder}: there is no such folder")
+    try:
+        machine = Runtime(**{name: yaml.safe_load(value) for name, value in (_pair(t, "--runtime") for t in runtime)})
+        parsed = load_stage(stage).Params.model_validate({} if params is None else read_yaml(params))
+    except ValidationError as error:
+        raise InputError(f"step {stage}: {error}") from None
+    out.mkdir(parents=True, exist_ok=True)
+    console = Console(stderr=True)
+
+    def report(done: int, total: int, figures: Mapping[str, float]) -> None:
+        console.print(f"{done}/{total}", *[f"{name} {value:.4g}" for name, value in figures.items()], highlight=False)
+
+    metrics = run_stage(stage, parsed, folders, out, machine, Checkpoint(out / "checkpoint"), report)
+    print(json.dumps(metrics))
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"{option} {text}: expected NAME=VALUE")
+    return name, value
+
+
+@cache.command("ls")
+def cache_list(
+    stage: Annotated[str | None, typer.Option(help="Only this stage.")] = None, store: StoreOption = DEFAULT_STORE
+) -> None:
+    """List the steps in the store: stage, key, size, seconds it took, when and where."""
+    for manifest in open_store(store).manifests(stage):
+        size = sum(blob.size for blob in manifest.blobs)
+        facts = manifest.provenance
+        print(
+            f"{manifest.stage:<10} {manifest.key[:SHOWN]}  {size / 1e6:>10.2f} MB  {facts['seconds']:>8.1f} s  "
+            f"{facts['started']}  {facts['host']}"
+        )
+
+
+@cache.command("verify")
+def cache_verify(store: StoreOption = DEFAULT_STORE) -> None:
+    """Read every output in the store and compare it with its checksum. Exits with 1 if any is damaged."""
+    opened, damaged, count = open_store(store), 0, 0
+    for manifest in opened.manifests():
+        count += 1
+        for problem in opened.verify(manifest):
+            damaged += 1
+            print(f"{manifest.stage} {manifest.key[:SHOWN]}: {problem}")
+    print(f"{count} steps, {damaged} damaged outputs" + ("; running their experiment again repairs them" * bool(damaged)))
+    raise typer.Exit(FAILED if damaged else DONE)
+
+
+@cache.command("rm")
+def cache_remove(
+    keys: Annotated[list[str], typer.Argument(help="Keys, or their first characters (4 at least).")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Take steps out of the store, so that they run again when they are needed."""
+    opened = open_store(store)
+    found = []
+    for key in keys:
+        matches = opened.find(key)
+        if len(matches) != 1:
+            listed = ", ".join(f"{stage} {whole[:16]}" for stage, whole in matches) or "none"
+            raise InputError(f"key {key!r} must name one step, and it names {listed}; nothing was removed")
+        found += matches
+    for stage, whole in found:
+        opened.remove(stage, whole)
+        print(f"removed {stage} {whole[:SHOWN]}")

@@ -1,0 +1,140 @@
+"""One step, from its inputs in the store to its commit, in this process and without Ray."""
+
+import os
+import platform
+import shutil
+import socket
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from pipeline.step import Ref, Step
+from pipeline.store import DamagedBlob, Manifest, Store, new_write_id
+from stages.config import Config
+from stages.stage import Checkpoint, Context, Metrics, Report, Runtime, load_stage
+
+LOG = "log.txt"
+"""A step's log, in its scratch folder; it stays there when the step fails."""
+
+
+class InputGone(RuntimeError):
+    """An input is not in the store, or parts of it are missing or damaged: the step that made it must run again."""
+
+    def __init__(self, ref: Ref, why: str) -> None:
+        super().__init__(ref, why)
+        self.ref, self.why = ref, why
+
+
+def committed(store: Store, step: Step) -> Manifest | None:
+    """The manifest of a step that is done and whole (every blob is there, of the right size), else None.
+
+    Raises RuntimeError where the store has something else under this key.
+    """
+    manifest = store.read(step.stage, step.key)
+    if manifest is None or store.missing(manifest):
+        return None
+    if (manifest.params, manifest.inputs) != (step.made_of["params"], step.made_of["inputs"]):
+        raise RuntimeError(f"{step.stage} {step.key} in {store.url} is made of other params or inputs than {step.label}")
+    return manifest
+
+
+def execute(step: Step, store: Store, runtime: Runtime, report: Report | None = None) -> Manifest:
+    """Run a step and commit its output. Running it twice is safe: one commit counts, and both return it.
+
+    Raises InputGone where an input must run again first, and whatever the stage raises; the log has the traceback.
+    """
+    write_id = new_write_id()
+    scratch = store.scratch(step.key)
+    attempt = scratch / write_id
+    try:
+        inputs = {role: _fetch(store, ref, attempt / "inputs" / role) for role, ref in step.inputs.items()}
+        started, clock = datetime.now(UTC), time.monotonic()
+        with (scratch / LOG).open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            metrics = run_stage(step.stage, step.params, inputs, attempt / "out", runtime, Checkpoint(scratch), report)
+        provenance = {
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - clock, 3),
+            "host": socket.gethostname(),
+            "versions": versions(),
+        }
+        draft = Manifest(
+            **step.made_of, key=step.key, write_id=write_id, metrics=metrics, provenance=provenance, blobs=()
+        )
+        manifest = store.commit(attempt / "out", draft)
+    finally:
+        shutil.rmtree(attempt, ignore_errors=True)
+    store.clear_scratch(step.key)
+    return manifest
+
+
+def run_stage(
+    stage: str,
+    params: Config,
+    inputs: Mapping[str, Path],
+    out: Path,
+    runtime: Runtime,
+    checkpoint: Checkpoint,
+    report: Report | None = None,
+) -> Metrics:
+    """Run a stage on folders. An exception's traceback goes to standard error, and the exception on to the caller."""
+    import torch
+
+    torch.set_num_threads(max(1, int(runtime.cpus)))
+    out.mkdir(parents=True, exist_ok=True)
+    context = Context(getattr(params, "seed", 0), runtime, checkpoint, report)
+    try:
+        metrics: Metrics = load_stage(stage).run(params, inputs, out, context)
+    except Exception:
+        traceback.print_exc()
+        raise
+    return metrics
+
+
+@cache
+def versions() -> dict[str, str]:
+    """What this process computes with: Python, the packages that matter to numbers, and brewline's own commit."""
+    packages = ("brewline", "numpy", "ray", "scikit-learn", "torch", "torchvision")
+    found = {name: metadata.version(name) for name in packages if _installed(name)}
+    return {"python": platform.python_version(), "machine": platform.machine(), **found, **_commit()}
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _commit() -> dict[str, str]:
+    """The commit of a working copy of brewline; nothing for an installed package."""
+    import subprocess
+
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return {}
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+    )
+    return {"commit": answer.stdout.strip()} if answer.returncode == 0 else {}
+
+
+def _fetch(store: Store, ref: Ref, folder: Path) -> Path:
+    manifest = store.read(*ref)
+    if manifest is None:
+        raise InputGone(ref, "is not in the store")
+    try:
+        store.fetch(manifest, folder)
+    except DamagedBlob as damage:
+        raise InputGone(ref, f"is damaged: {damage.name} {damage.problem}") from damage
+    return folder

@@ -1,0 +1,198 @@
+"""The experiment file: YAML into pydantic models, with every value checked before anything runs."""
+
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from stages.brew.config import Attack
+from stages.config import Config, InputError, nearest
+from stages.data.cases import CasesConfig, resolve_cases
+from stages.data.datasets import DatasetConfig, describe, resolve
+from stages.data.draw import precheck
+from stages.models.config import Network
+from stages.stage import STAGES, Runtime
+from stages.training.config import Training
+
+
+class Surrogates(Config):
+    """The attacker's ensemble, trained on the clean dataset."""
+
+    count: Annotated[int, Field(ge=1)] | None = None
+    """K; null is one a network and epoch named below, or else 1."""
+    networks: tuple[Network, ...] | None = None
+    """Surrogate k is of network k modulo their number; null is the experiment's `network`."""
+    epochs: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """A staggered ensemble: surrogate k ends after epochs[k]; null trains all to the end."""
+    training: Training | None = None
+    """Null is the experiment's `training`."""
+    seed: int = 0
+
+    @property
+    def size(self) -> int:
+        """K."""
+        return self.count or max(len(self.networks or ()), len(self.epochs or ()), 1)
+
+
+class Victims(Config):
+    """The networks trained from scratch on the poisoned dataset, and the clean ones of the same seeds."""
+
+    count: Annotated[int, Field(ge=1)] = 8
+    """V, for each case; there are as many clean ones in all, shared between the cases."""
+    network: Network | None = None
+    """Null is the experiment's `network`."""
+    training: Training | None = None
+    """Null is the experiment's `training`."""
+    record_every: Annotated[int, Field(ge=1)] = 1
+    """Epochs between two points of the curves of adversarial loss."""
+    seed: int = 0
+
+
+class Runtimes(Runtime):
+    """What steps need to run, for all stages and for single ones. Nothing here changes a result or a key."""
+
+    stages: dict[Literal[STAGES], Runtime] = {}  # type: ignore[valid-type]
+    """Fields that differ for one stage, as in `stages: {brew: {cpus: 2}}`."""
+
+    def of(self, stage: str) -> Runtime:
+        """The runtime of a stage: its own fields over the common ones."""
+        common = {name: getattr(self, name) for name in Runtime.model_fields}
+        own = self.stages.get(stage, Runtime())
+        return Runtime(**{**common, **{name: getattr(own, name) for name in own.model_fields_set}})
+
+
+class Experiment(Config):
+    """One experiment: a dataset, cases, surrogates, an attack and victims."""
+
+    format: Literal[1] = 1
+    """The version of this file format."""
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=80)]
+    description: str = ""
+    paper: str = ""
+    """What the paper got, for comparison."""
+    dataset: DatasetConfig
+    cases: CasesConfig
+    network: Network
+    training: Training = Training()
+    surrogates: Surrogates = Surrogates()
+    attack: Attack = Attack()
+    victims: Victims = Victims()
+    runtime: Runtimes = Runtimes()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        training = self.surrogates.training or self.training
+        late = [epoch for epoch in self.surrogates.epochs or () if epoch > training.epochs]
+        if late:
+            raise ValueError(f"surrogates.epochs names epoch {late[0]}, but the training has epochs: {training.epochs}")
+        sizes = {name: len(given) for name in ("networks", "epochs") if (given := getattr(self.surrogates, name))}
+        for name, size in sizes.items():
+            if size > self.surrogates.size:
+                raise ValueError(f"surrogates.{name} names {size}, but surrogates.count is {self.surrogates.size}")
+        return self
+
+
+def named_experiments() -> dict[str, Path]:
+    """The experiments that ship with brewline: name -> file."""
+    folder = Path(str(resources.files("pipeline"))) / "experiments"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def load_experiment(file_or_name: str, settings: Iterable[str] = ()) -> Experiment:
+    """Read an experiment by file or by name, with `field.path=value` settings over it.
+
+    Raises InputError that names the field, what was found and what was expected.
+    """
+    named = named_experiments()
+    file = named.get(file_or_name, Path(file_or_name))
+    if not file.is_file():
+        hint = nearest(file_or_name, named)
+        raise InputError(f"no experiment {file_or_name!r}: it is neither a file nor a named experiment; {hint}")
+    data = read_yaml(file)
+    for setting in settings:
+        _set(data, setting)
+    return parse(data, str(file_or_name))
+
+
+def parse(data: Mapping[str, Any], origin: str) -> Experiment:
+    """Validate an experiment that was read from `origin`, which error messages name."""
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        lines = [f"  {_place(item['loc'])}: {_message(item)}" for item in error.errors()]
+        raise InputError("\n".join([f"experiment {origin} is not valid:", *lines])) from None
+
+
+def prepare_experiment(experiment: Experiment) -> Experiment:
+    """Fill in what only the data can tell (fingerprints), and check the experiment against the data.
+
+    Reads listings and labels only. Raises InputError for everything that can be known to be wrong before compute.
+    """
+    dataset = resolve(experiment.dataset)
+    cases = resolve_cases(experiment.cases)
+    precheck(cases, describe(dataset), experiment.attack.budget)
+    return experiment.model_copy(update={"dataset": dataset, "cases": cases})
+
+
+class _UniqueLoader(yaml.SafeLoader):
+    """YAML's safe loader, which also refuses a mapping that names a field twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [self.construct_object(name, deep=True) for name, _ in node.value]  # type: ignore[no-untyped-call]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise InputError(f"field {twice[0]!r} stands twice, line {node.start_mark.line + 1}; keep one")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises InputError that names the file."""
+    try:
+        data = yaml.load(file.read_text(encoding="utf-8"), _UniqueLoader)  # noqa: S506
+    except (yaml.YAMLError, UnicodeDecodeError, InputError) as error:
+        raise InputError(f"{file} cannot be read as YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{file} holds {type(data).__name__}, and an experiment is a mapping of fields to values")
+    return data
+
+
+def _set(data: dict[str, Any], setting: str) -> None:
+    """Put one `field.path=value` into `data`; the value is read as YAML."""
+    path, equals, text = setting.partition("=")
+    if not equals or not path:
+        raise InputError(f"--set {setting}: expected field.path=value, as in attack.eps=8")
+    try:
+        value = yaml.load(text, _UniqueLoader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {setting}: the value cannot be read as YAML: {error}") from None
+    *parents, last = path.split(".")
+    for depth, name in enumerate(parents):
+        child = data.setdefault(name, {})
+        if child is None:
+            child = data[name] = {}
+        if not isinstance(child, dict):
+            raise InputError(f"--set {setting}: {'.'.join(parents[: depth + 1])} is {child!r}, which has no fields")
+        data = child
+    data[last] = value
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "the file"
+
+
+def _message(error: Any) -> str:
+    context = error.get("ctx", {})
+    if error["type"] == "union_tag_invalid":
+        known = [name.strip("' ") for name in context["expected_tags"].split(",")]
+        return f"unknown kind {context['tag']!r}, {nearest(context['tag'], known)}"
+    if error["type"] == "union_tag_not_found":
+        return "the field `kind` is missing; it says which of the alternatives this is"
+    if error["type"] == "literal_error" and isinstance(error["input"], str):
+        known = [name.strip("' ") for name in context["expected"].replace(" or ", ",").split(",")]
+        return f"found {error['input']!r}, {nearest(error['input'], known)}"
+    message = error["msg"].removeprefix("Value error, ")
+    found = error["input"]
+    return f"{message}, found {found!r}" if isinstance(found, str | int | float | None) else message

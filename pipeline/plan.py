@@ -1,0 +1,114 @@
+"""From an experiment to its steps. Pure: no file is read and nothing runs, so a plan can be printed and counted."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from pipeline.experiment import Experiment
+from pipeline.step import Ref, Step
+from stages import brew, case, evaluate, export, prepare, pretrain, retrain, select, summarize
+from stages.config import Config
+from stages.data.cases import OutlierCases, only
+from stages.stage import STAGES, derive_seed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run by key, inputs before those who need them; the last is the summary."""
+
+    name: str
+    steps: dict[str, Step] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> Step:
+        """The step that sums the run up."""
+        return next(reversed(self.steps.values()))
+
+    @property
+    def run(self) -> str:
+        """The name of the run: the same experiment gives the same run, on every machine."""
+        return f"{self.name}-{self.summary.key[:8]}"
+
+    def by_stage(self) -> Iterator[tuple[str, list[Step]]]:
+        """The steps of each stage that has any, in the order of the pipeline."""
+        for stage in STAGES:
+            if steps := [step for step in self.steps.values() if step.stage == stage]:
+                yield stage, steps
+
+    def add(self, stage: str, params: Config, label: str, inputs: Mapping[str, Ref]) -> Ref:
+        """Add a step and name its output; a step that is there already is not added again."""
+        step = Step(stage, params, inputs, label)
+        self.steps.setdefault(step.key, step)
+        return step.ref
+
+
+def plan(experiment: Experiment) -> Plan:
+    """All steps of an experiment. Equal steps (clean victims of several cases, say) are one."""
+    made = Plan(experiment.name)
+    params = prepare.Params(dataset=experiment.dataset)
+    dataset = {"dataset": made.add("prepare", params, f"prepare {experiment.dataset.kind}", {})}
+    surrogates = _surrogates(experiment, made, dataset)
+    victims = range(experiment.victims.count)
+    clean = [_victim(experiment, made, v, "clean", dataset) for v in victims]
+    summary = dict(dataset)
+    for c in range(experiment.cases.count):
+        drawn = _case(experiment, made, c, dataset, surrogates)
+        brews = {f"brew.{r}": _brew(experiment, made, c, r, dataset | drawn | surrogates) for r in _restarts(experiment)}
+        chosen = made.add("select", select.Params(), f"select case {c}", brews)
+        checked = export.Params(eps=experiment.attack.eps)
+        overlay = {"overlay": made.add("export", checked, f"export case {c}", {**dataset, "poisons": chosen})}
+        summary |= {f"case.{c}": drawn["case"], f"select.{c}": chosen, f"overlay.{c}": overlay["overlay"]}
+        summary |= {role.replace("brew", f"brew.{c}"): ref for role, ref in brews.items()}
+        poisoned = [_victim(experiment, made, v, f"case {c}", dataset | overlay) for v in victims]
+        for kind, trained in (("poisoned", poisoned), ("clean", clean)):
+            for v, victim in enumerate(trained):
+                label = f"evaluate case {c} {kind} victim {v}"
+                inputs = dataset | drawn | {"victim": victim}
+                summary[f"{kind}.{c}.{v}"] = made.add("evaluate", evaluate.Params(), label, inputs)
+    counts = summarize.Params(
+        cases=experiment.cases.count, victims=experiment.victims.count, restarts=experiment.attack.restarts
+    )
+    made.add("summarize", counts, "summarize", summary)
+    return made
+
+
+def _restarts(experiment: Experiment) -> range:
+    return range(experiment.attack.restarts)
+
+
+def _surrogates(experiment: Experiment, made: Plan, dataset: Mapping[str, Ref]) -> dict[str, Ref]:
+    own = experiment.surrogates
+    networks = own.networks or (experiment.network,)
+    ensemble = {}
+    for k in range(own.size):
+        params = pretrain.Params(
+            network=networks[k % len(networks)],
+            training=own.training or experiment.training,
+            stop_after=own.epochs[k % len(own.epochs)] if own.epochs else None,
+            seed=derive_seed(own.seed, "surrogate", k),
+        )
+        ensemble[f"surrogate.{k}"] = made.add("pretrain", params, f"pretrain surrogate {k}", dataset)
+    return ensemble
+
+
+def _case(
+    experiment: Experiment, made: Plan, c: int, dataset: Mapping[str, Ref], surrogates: Mapping[str, Ref]
+) -> dict[str, Ref]:
+    cases, index = only(experiment.cases, c)
+    params = case.Params(cases=cases, index=index, budget=experiment.attack.budget)
+    inputs = {**dataset, **surrogates} if isinstance(cases, OutlierCases) else dataset
+    return {"case": made.add("case", params, f"case {c}", inputs)}
+
+
+def _brew(experiment: Experiment, made: Plan, c: int, r: int, inputs: Mapping[str, Ref]) -> Ref:
+    return made.add("brew", brew.Params(attack=experiment.attack, restart=r), f"brew case {c} restart {r}", inputs)
+
+
+def _victim(experiment: Experiment, made: Plan, v: int, of: str, inputs: Mapping[str, Ref]) -> Ref:
+    own = experiment.victims
+    params = retrain.Params(
+        network=own.network or experiment.network,
+        training=own.training or experiment.training,
+        record_every=own.record_every,
+        seed=derive_seed(own.seed, "victim", v),
+    )
+    return made.add("retrain", params, f"retrain {of} victim {v}", inputs)

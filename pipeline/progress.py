@@ -1,0 +1,182 @@
+"""What a run shows while it runs, and what it writes down: a live table or plain lines, and the event log."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from pipeline.plan import Plan
+from pipeline.runner import Failure, Progress
+from pipeline.step import Step
+from pipeline.store import Manifest, Store
+
+EVENTS = "events.jsonl"
+HEARTBEAT_SECONDS = 15.0
+"""How often the event log, and a run without a terminal, say how far the running steps are."""
+
+
+@dataclass
+class _Row:
+    """One stage's figures."""
+
+    total: int
+    cached: int
+    ended: int = 0
+    failed: int = 0
+    seconds: list[float] = field(default_factory=list)
+    running: dict[str, tuple[float, Progress]] = field(default_factory=dict)
+    figures: str = ""
+
+    @property
+    def fraction_running(self) -> float:
+        return sum(report.done / max(report.total, 1) for _, report in self.running.values())
+
+    def seconds_a_step(self) -> float | None:
+        """From ended steps, or else from how far the running ones are; None where nothing is known."""
+        if self.seconds:
+            return sum(self.seconds) / len(self.seconds)
+        now = time.monotonic()
+        known = [
+            (now - began) * report.total / report.done for began, report in self.running.values() if report.done > 0
+        ]
+        return sum(known) / len(known) if known else None
+
+
+class Reporter:
+    """Shows a run on a console, one line a stage, and appends its events to the run's log in the store."""
+
+    def __init__(self, plan: Plan, store: Store, cached: set[str], slots: float, console: Console) -> None:
+        self._plan, self._store, self._console, self._slots = plan, store, console, max(slots, 1)
+        self._rows = {
+            stage: _Row(len(steps), sum(step.key in cached for step in steps)) for stage, steps in plan.by_stage()
+        }
+        self._began = self._beat = time.monotonic()
+        self._live = Live(get_renderable=self._table, console=console, refresh_per_second=4, transient=False)
+
+    def __enter__(self) -> "Reporter":
+        self._log("run", "began", cached=sum(row.cached for row in self._rows.values()), total=len(self._plan.steps))
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+        self._log("run", "ended" if kind is None else "interrupted")
+
+    def progressed(self, reports: Mapping[str, Progress]) -> None:
+        """Take in the running steps' reports."""
+        now = time.monotonic()
+        for key, report in reports.items():
+            step = self._plan.steps[key]
+            row = self._rows[step.stage]
+            if key not in row.running:
+                self._log_step(step, "running", host=report.host)
+            began, _ = row.running.get(key, (now, report))
+            row.running[key] = (began, report)
+            row.figures = _figures(report.figures) or row.figures
+        if now - self._beat > HEARTBEAT_SECONDS:
+            self._beat = now
+            self._heartbeat()
+
+    def ended(self, step: Step, manifest: Manifest) -> None:
+        """A step is committed."""
+        row = self._rows[step.stage]
+        row.running.pop(step.key, None)
+        row.ended += 1
+        row.seconds.append(manifest.provenance["seconds"])
+        row.figures = _figures(manifest.metrics) or row.figures
+        self._log_step(step, "done", seconds=manifest.provenance["seconds"], host=manifest.provenance["host"])
+        self._line(step, f"{manifest.provenance['seconds']:8.1f} s  {_figures(manifest.metrics)}")
+
+    def repeated(self, step: Step, why: str) -> None:
+        """A step must run again."""
+        row = self._rows[step.stage]
+        if row.running.pop(step.key, None) is None:
+            row.cached = max(0, row.cached - 1)
+        self._log_step(step, "repeated", why=why)
+        self._console.print(f"{step.label}: {why}; it runs again", style="yellow", highlight=False)
+
+    def failed(self, step: Step, failure: Failure) -> None:
+        """A step failed for good."""
+        row = self._rows[step.stage]
+        row.running.pop(step.key, None)
+        row.failed += 1
+        self._log_step(step, "failed", why=failure.why, log=failure.log)
+        self._line(step, "FAILED")
+
+    def _line(self, step: Step, text: str) -> None:
+        if not self._console.is_terminal:
+            done = sum(row.cached + row.ended for row in self._rows.values())
+            count = f"[{done:>{len(str(len(self._plan.steps)))}}/{len(self._plan.steps)}]"
+            self._console.print(f"{count} {step.label:<34} {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def _heartbeat(self) -> None:
+        for stage, row in self._rows.items():
+            for key, (_, report) in row.running.items():
+                step = self._plan.steps[key]
+                self._log_step(step, "progress", done=report.done, total=report.total, figures=report.figures)
+            if row.running and not self._console.is_terminal:
+                left = _duration(self._left(row))
+                text = f"      {stage}: {row.cached + row.ended} of {row.total}, {len(row.running)} running, {left} left"
+                self._console.print(f"{text}  {row.figures}", highlight=False, markup=False, soft_wrap=True)
+
+    def _left(self, row: _Row) -> float | None:
+        """Seconds until the stage is done, if it had the whole cluster."""
+        each = row.seconds_a_step()
+        todo = row.total - row.cached - row.ended - row.failed - row.fraction_running
+        return None if each is None else todo * each / min(self._slots, max(todo, 1))
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for justify in ("left", "left", "right", "right", "right", "left"):
+            table.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        for stage, row in self._rows.items():
+            done = row.cached + row.ended
+            bar = ProgressBar(total=row.total, completed=done + row.fraction_running, width=24)
+            each = row.seconds_a_step()
+            rate = f"{each:.1f} s a step" if each is not None else ""
+            left = f"{_duration(self._left(row))} left" if done < row.total and each is not None else ""
+            failed = f" [red]{row.failed} failed[/]" if row.failed else ""
+            table.add_row(stage, bar, f"{done}/{row.total}{failed}", rate, left, row.figures)
+        return table
+
+    def _log_step(self, step: Step, event: str, **facts: Any) -> None:
+        self._log(step.label, event, key=step.key, **facts)
+
+    def _log(self, what: str, event: str, **facts: Any) -> None:
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "what": what, "event": event, **facts}
+        self._store.append_run(self._plan.run, EVENTS, json.dumps(line))
+
+
+def _figures(figures: Mapping[str, Any]) -> str:
+    """The figures worth a glance, on one line."""
+    shown = {"brew_loss": "B", "B": "B", "validation_accuracy": "accuracy", "accuracy": "accuracy", "loss": "loss"}
+    shown |= {"train_accuracy": "train accuracy", "success": "success", "seconds": "s", "images": "images"}
+    parts = [f"{shown[name]} {value:.3g}" for name, value in figures.items() if name in shown and _number(value)]
+    return "  ".join(parts)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    minutes, whole = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {whole:02d} s" if minutes else f"{whole} s"
+

@@ -1,0 +1,120 @@
+"""A run's folder in the store: what was asked, the plan, and, read back, how far it is."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.experiment import Experiment
+from pipeline.plan import Plan
+from pipeline.progress import EVENTS
+from pipeline.step import Ref
+from pipeline.store import Manifest, Store
+from stages.config import InputError, nearest
+
+EXPERIMENT, PLAN, SUMMARY, TABLE = "experiment.yaml", "plan.json", "summary.json", "table.txt"
+STATES = ("done", "running", "failed", "left")
+
+
+def record(store: Store, plan: Plan, experiment: Experiment) -> None:
+    """Write down what is run, before it runs."""
+    asked = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    store.write_run(plan.run, EXPERIMENT, asked.encode())
+    steps = [{"key": step.key, "label": step.label, **step.made_of} for step in plan.steps.values()]
+    store.write_run(plan.run, PLAN, json.dumps(steps).encode())
+
+
+def planned(store: Store, run: str) -> list[dict[str, Any]]:
+    """The steps of a run as they were planned. Raises InputError for a run that is not there."""
+    data = store.read_run(run, PLAN) if run in store.runs() else None
+    if data is None:
+        raise InputError(f"no run {run!r} in {store.url}; {nearest(run, store.runs()) if store.runs() else 'it has none'}")
+    steps: list[dict[str, Any]] = json.loads(data)
+    return steps
+
+
+@dataclass(frozen=True)
+class StepState:
+    """What became of a planned step. state: done, running, failed or left; since: its last event, ISO 8601."""
+
+    label: str
+    stage: str
+    key: str
+    state: str
+    since: str = ""
+    note: str = ""
+
+
+def states(store: Store, run: str) -> Iterator[StepState]:
+    """Each step of a run and how far it is, from the store alone.
+
+    A step counts as running while the run does, as far as its event log tells.
+    """
+    last: dict[str, dict[str, Any]] = {}
+    alive = False
+    for line in (store.read_run(run, EVENTS) or b"").decode().splitlines():
+        event = json.loads(line)
+        if event["what"] == "run":
+            alive = event["event"] == "began"
+            if alive:
+                last = {key: old for key, old in last.items() if old["event"] == "done"}
+        elif "key" in event:
+            last[event["key"]] = {**last.get(event["key"], {}), **event}
+    for step in planned(store, run):
+        event = last.get(step["key"], {})
+        since = event.get("time", "")
+        if store.read(step["stage"], step["key"]) is not None:
+            yield StepState(step["label"], step["stage"], step["key"], "done", since)
+        elif event.get("event") == "failed":
+            yield StepState(step["label"], step["stage"], step["key"], "failed", since, event["why"])
+        elif alive and event.get("event") in ("running", "progress"):
+            done = f"{event['done']} of {event['total']}, " if "done" in event else ""
+            yield StepState(step["label"], step["stage"], step["key"], "running", since, f"{done}on {event['host']}")
+        else:
+            yield StepState(step["label"], step["stage"], step["key"], "left")
+
+
+def made_of(store: Store, prefix: str) -> tuple[Ref, dict[str, Any]]:
+    """What the key that begins with `prefix` was computed from: a committed step's, or one of a run's plan.
+
+    Raises InputError where no key, or more than one, begins so.
+    """
+    found: dict[Ref, dict[str, Any]] = {}
+    for ref in (Ref(*pair) for pair in store.find(prefix)):
+        manifest = store.read(*ref)
+        if manifest is not None:
+            found[ref] = _made_of(manifest)
+    for run in store.runs():
+        for step in planned(store, run):
+            if step["key"].startswith(prefix):
+                found[Ref(step["stage"], step["key"])] = {name: step[name] for name in MADE_OF}
+    if not found:
+        raise InputError(f"no key in {store.url} begins with {prefix!r}; `brewline cache ls` lists them")
+    if len(found) > 1:
+        names = ", ".join(f"{ref.stage} {ref.key[:16]}" for ref in found)
+        raise InputError(f"{len(found)} keys begin with {prefix!r}: {names}; give more characters")
+    return next(iter(found.items()))
+
+
+MADE_OF = ("stage", "version", "params", "inputs")
+
+
+def _made_of(manifest: Manifest) -> dict[str, Any]:
+    return {name: getattr(manifest, name) for name in MADE_OF}
+
+
+def publish_summary(store: Store, plan: Plan) -> dict[str, Any]:
+    """Copy the summary's files (figures, tables, pictures) into the run's folder, and give its figures."""
+    manifest = store.read(*plan.summary.ref)
+    if manifest is None:
+        raise RuntimeError(f"run {plan.run} ended without its summary; nothing failed, so this is a fault of brewline")
+    with tempfile.TemporaryDirectory() as folder:
+        store.fetch(manifest, Path(folder))
+        for blob in manifest.blobs:
+            store.write_run(plan.run, blob.name, (Path(folder) / blob.name).read_bytes())
+        figures: dict[str, Any] = json.loads((Path(folder) / SUMMARY).read_text())
+    return figures

@@ -1,0 +1,107 @@
+"""Where outputs live: what every store promises, and how to open one.
+
+    blobs/<sha256>               content-addressed, immutable
+    steps/<stage>/<key>.json     the manifest: written last, and it alone means that a step is done
+    runs/<run>/…                 the experiment as given, event log, summary
+    scratch/<key>/…              checkpoints and outputs of steps that are not done
+
+Execution is at least once, commit at most once: any number of processes, on any machines, may run the same step; one
+manifest results and all of them get it. Nothing here knows what a step computes.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError, new_write_id
+from stages.config import InputError
+
+__all__ = ["Blob", "DamagedBlob", "Manifest", "Store", "StoreError", "new_write_id", "open_store"]
+
+
+class Store(Protocol):
+    """What every kind of store does. Keys are whole; `find` makes them of beginnings."""
+
+    url: str
+    """Opens this store again, from any working folder."""
+
+    def probe(self) -> None:
+        """Try out everything a commit needs. Raises InputError that says what is missing and what to do."""
+        ...
+
+    def read(self, stage: str, key: str) -> Manifest | None:
+        """The step's manifest; None only if there is none. Raises StoreError if it is there and cannot be read."""
+        ...
+
+    def missing(self, manifest: Manifest) -> list[Blob]:
+        """The blobs that are absent or of another size: cheap, for a hit. Content is checked by `fetch`."""
+        ...
+
+    def verify(self, manifest: Manifest) -> list[str]:
+        """Every blob read and hashed; a sentence for each that is absent or damaged."""
+        ...
+
+    def fetch(self, manifest: Manifest, folder: Path) -> None:
+        """Lay out a step's outputs under `folder`, read-only, each checked for its sha256.
+
+        A file is hashed once a process. Raises DamagedBlob if one is absent or holds other bytes.
+        """
+        ...
+
+    def commit(self, folder: Path, draft: Manifest) -> Manifest:
+        """Store all files under `folder` and then the manifest; returns the manifest that counts.
+
+        That is `draft` with its blobs, or, where another attempt was first, theirs. One whose blobs are damaged is
+        repaired: by these blobs if they are the same, else by replacing the manifest. Empty folders are not kept.
+        Raises StoreError, with no manifest written and `folder` left as it is, e.g. if the disk is full.
+        """
+        ...
+
+    def scratch(self, key: str) -> Path:
+        """A folder on this machine for a step that is not done; it stays until `clear_scratch`, and after a crash."""
+        ...
+
+    def clear_scratch(self, key: str) -> None:
+        """Drop the step's scratch folder, once it is committed. Another attempt that still runs in it then fails."""
+        ...
+
+    def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
+        """All committed steps, or those of one stage, in order of stage and key."""
+        ...
+
+    def find(self, prefix: str) -> list[tuple[str, str]]:
+        """The (stage, key) of each committed step whose key begins so. Raises InputError below 4 hex characters."""
+        ...
+
+    def remove(self, stage: str, key: str) -> bool:
+        """Drop the step's manifest, so that it runs again; its blobs stay. Says whether there was one."""
+        ...
+
+    def runs(self) -> list[str]:
+        """The names of all runs, sorted."""
+        ...
+
+    def write_run(self, run: str, name: str, data: bytes) -> None:
+        """Write a run's file, atomically, in place of one that is there."""
+        ...
+
+    def read_run(self, run: str, name: str) -> bytes | None:
+        """A run's file; None if there is none."""
+        ...
+
+    def append_run(self, run: str, name: str, line: str) -> None:
+        """Add one line to a run's file; lines of several processes do not mix."""
+        ...
+
+
+def open_store(url: str | Path) -> Store:
+    """The store at `url`, a folder. Touches nothing: `probe` does. Raises InputError for a URL of another kind."""
+    from pipeline.store.local import LocalStore
+
+    text = str(url)
+    if text.startswith("s3:/"):
+        raise InputError(f"store {text}: S3 is not built yet; give a folder")
+    if re.match("[a-z0-9+.-]+:/", text) or not text.strip():
+        raise InputError(f"store {text!r}: not a folder; give a path such as ./store or /data/brewline")
+    return LocalStore(Path(text).expanduser().absolute())

@@ -1,0 +1,83 @@
+"""What a commit needs of a file system: whole writes, names that are given once, content that can be checked."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from uuid import uuid4
+
+from pipeline.store.manifest import StoreError
+
+
+def sha256_of(path: Path) -> str:
+    """A file's sha256, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """A file's sha256, computed once a process as long as the file is the same."""
+    facts = path.stat()
+    return _sha256_of_state(path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=100_000)
+def _sha256_of_state(path: Path, inode: int, size: int, mtime_ns: int) -> str:
+    return sha256_of(path)
+
+
+def plain_files(folder: Path) -> list[tuple[str, Path]]:
+    """All files below `folder` as (POSIX name, path), sorted. Raises StoreError if one is not a plain file."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=fail):
+        for path in (Path(parent, name) for name in [*folders, *files]):
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode):
+                found.append((path.relative_to(folder).as_posix(), path))
+            elif not stat.S_ISDIR(mode):
+                raise StoreError(f"output {path} is a link or a device; a stage writes plain files only")
+    return sorted(found)
+
+
+@contextmanager
+def temporary_file(folder: Path) -> Iterator[Path]:
+    """A free name in `folder`, which is made if need be; nothing is left under it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".{uuid4().hex}.tmp"
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def write_down(path: Path, data: bytes) -> None:
+    """Write a new file down to the disk."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def link_anew(source: Path, target: Path) -> bool:
+    """Give a file a second name; False if that name is taken. Atomic: of several, exactly one gets True."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    return True
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's names, down to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

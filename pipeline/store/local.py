@@ -1,0 +1,287 @@
+"""A store in a folder: a local disk, or a file system that all machines of a cluster mount.
+
+It needs three things of the file system, which `probe` tries out: hard links that refuse to overwrite, fsync, and
+locks (for repairs only). Outputs are linked into place, not copied, where scratch and blobs share a disk.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from pipeline.store.files import link_anew, plain_files, sha256_of, sha256_once, sync, temporary_file, write_down
+from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError
+from pipeline.store.names import key_prefix, run_file, whole_key
+from stages.config import InputError
+
+log = logging.getLogger(__name__)
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+ADVICE = {
+    errno.EACCES: "make it writable for this user, or choose another folder",
+    errno.EROFS: "it is mounted read-only: choose another folder",
+    errno.ENOTDIR: "a part of the path is a file: choose another folder",
+    errno.EEXIST: "it is a file: choose another name",
+    errno.ENOSPC: "the disk is full: free some space, or choose another folder",
+    errno.ENOLCK: "its file system has no locks: choose a folder on another file system",
+    errno.EDQUOT: "the disk quota is used up: free some space, or choose another folder",
+}
+
+
+class LocalStore:
+    """The store in folder `root` (absolute). Holds no open files, so it may be sent to other processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.url = str(root)
+        self._root = root
+        self._blobs = root / "blobs"
+        self._steps = root / "steps"
+        self._runs = root / "runs"
+
+    def probe(self) -> None:
+        """Make the folder; write, link and read back a file in it."""
+        try:
+            with temporary_file(self._root) as first, temporary_file(self._root) as second:
+                write_down(first, b"probe")
+                link_anew(first, second)
+                if second.read_bytes() != b"probe" or link_anew(first, second):
+                    raise InputError(f"store {self.url}: files do not read back as written; choose another file system")
+                with self._locked():
+                    pass
+        except OSError as error:
+            if error.filename2 is not None:
+                raise InputError(
+                    f"store {self.url}: its file system makes no hard links ({error.strerror}), "
+                    "and a commit needs them; choose a folder on another file system"
+                ) from error
+            advice = ADVICE.get(error.errno or 0, "choose a folder that can be made and written")
+            raise InputError(f"store {self.url}: cannot be written ({error.strerror}); {advice}") from error
+
+    def read(self, stage: str, key: str) -> Manifest | None:
+        """The step's manifest."""
+        path = self._manifest(stage, key)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"manifest {path} cannot be read ({error.strerror}); nothing was deleted") from error
+        return Manifest.from_json(data, str(path), stage, key)
+
+    def missing(self, manifest: Manifest) -> list[Blob]:
+        """The blobs that are absent or of another size."""
+        return [blob for blob in manifest.blobs if self._problem(blob, None)]
+
+    def verify(self, manifest: Manifest) -> list[str]:
+        """Every blob hashed anew."""
+        problems = [(blob, self._problem(blob, sha256_of)) for blob in manifest.blobs]
+        return [f"{blob.name} ({self._blob(blob)}) {problem}" for blob, problem in problems if problem]
+
+    def fetch(self, manifest: Manifest, folder: Path) -> None:
+        """Symbolic links to the blobs, so that it costs no space."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for blob in manifest.blobs:
+            if problem := self._problem(blob, sha256_once):
+                raise DamagedBlob(manifest.stage, manifest.key, blob.name, problem)
+            source, target = self._blob(blob), folder / blob.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                target.symlink_to(source)
+            except FileExistsError as error:
+                if not target.is_symlink() or target.readlink() != source:
+                    raise StoreError(
+                        f"{target} is there already and is not {source}; fetch into a new folder"
+                    ) from error
+
+    def commit(self, folder: Path, draft: Manifest) -> Manifest:
+        """Blobs first, then the manifest."""
+        needed = 0
+        try:
+            outputs = plain_files(folder)
+            needed = sum(path.stat().st_size for _, path in outputs)
+            blobs = tuple(self._store(name, path) for name, path in outputs)
+            if blobs:
+                sync(self._blobs)
+            return self._settle(draft.model_copy(update={"blobs": blobs}))
+        except FileNotFoundError as error:
+            # Another attempt that committed this step has cleared its scratch, and this folder with it.
+            theirs = self.read(draft.stage, draft.key)
+            if theirs is None or self.verify(theirs):
+                raise StoreError(f"output {error.filename} of {draft.stage} is gone; run the step again") from error
+            return theirs
+        except OSError as error:
+            raise self._explained(error, folder, needed) from error
+
+    def scratch(self, key: str) -> Path:
+        """`scratch/<key>`, made if need be."""
+        folder = self._root / "scratch" / whole_key(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def clear_scratch(self, key: str) -> None:
+        """Moved aside first, so that no other attempt sees half of it."""
+        folder = self._root / "scratch" / whole_key(key)
+        aside = folder.with_name(f".{uuid4().hex}.cleared")
+        try:
+            folder.rename(aside)
+        except FileNotFoundError:
+            return
+        # A network file system keeps files that another attempt has open: that must not fail a step that is done.
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
+        """All committed steps."""
+        for path in sorted(self._steps.glob(f"{stage or '*'}/*.json")):
+            if (manifest := self.read(path.parent.name, path.stem)) is not None:
+                yield manifest
+
+    def find(self, prefix: str) -> list[tuple[str, str]]:
+        """By the files' names."""
+        return sorted((path.parent.name, path.stem) for path in self._steps.glob(f"*/{key_prefix(prefix)}*.json"))
+
+    def remove(self, stage: str, key: str) -> bool:
+        """Drop the step's manifest."""
+        path = self._manifest(stage, key)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        sync(path.parent)
+        return True
+
+    def runs(self) -> list[str]:
+        """The names of all runs, sorted."""
+        return sorted(path.name for path in self._runs.iterdir()) if self._runs.is_dir() else []
+
+    def write_run(self, run: str, name: str, data: bytes) -> None:
+        """Write a run's file."""
+        path = self._runs / run_file(run, name)
+        try:
+            with temporary_file(path.parent) as temporary:
+                write_down(temporary, data)
+                temporary.replace(path)
+        except OSError as error:
+            raise self._explained(error, path, len(data)) from error
+
+    def read_run(self, run: str, name: str) -> bytes | None:
+        """A run's file."""
+        path = self._runs / run_file(run, name)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def append_run(self, run: str, name: str, line: str) -> None:
+        """One write to a file opened for appending."""
+        path, data = self._runs / run_file(run, name), f"{line}\n".encode()
+        if "\n" in line:
+            raise ValueError(f"a line of {path} must not hold a line break: {line!r}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                if os.write(file, data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise self._explained(error, path, len(data)) from error
+
+    def _manifest(self, stage: str, key: str) -> Path:
+        return self._steps / stage / f"{whole_key(key)}.json"
+
+    def _blob(self, blob: Blob) -> Path:
+        return self._blobs / blob.sha256
+
+    def _problem(self, blob: Blob, digest: Callable[[Path], str] | None) -> str | None:
+        """What is wrong with a stored blob, if anything; its content is looked at if `digest` is given."""
+        path = self._blob(blob)
+        try:
+            size = path.stat().st_size
+            if size != blob.size:
+                return f"has {size} bytes, not {blob.size}"
+            if digest is not None and digest(path) != blob.sha256:
+                return "holds other bytes than its sha256 says"
+        except FileNotFoundError:
+            return "is not in the store"
+        except OSError as error:
+            raise StoreError(
+                f"blob {path} cannot be read ({error.strerror}), so whether it is whole is not known. If its disk is "
+                "damaged, delete that file and run again"
+            ) from error
+        return None
+
+    def _store(self, name: str, source: Path) -> Blob:
+        """Bring one output file in as a blob: kept if it is there and whole, put in its place if it is damaged."""
+        source.chmod(0o444)
+        blob = Blob(name=name, size=source.stat().st_size, sha256=sha256_of(source))
+        target = self._blob(blob)
+        problem = self._problem(blob, sha256_of)
+        if problem is None:
+            return blob
+        repaired = target.exists()
+        with temporary_file(self._blobs) as temporary:
+            try:
+                os.link(source, temporary)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                shutil.copy(source, temporary)
+                if sha256_of(temporary) != blob.sha256:
+                    raise StoreError(f"{source} did not arrive whole in {self._blobs}; run again") from error
+            sync(temporary)
+            temporary.replace(target)
+        if repaired:
+            log.warning("repaired %s of %s: it %s", name, target, problem)
+        return blob
+
+    def _settle(self, manifest: Manifest) -> Manifest:
+        """Write the manifest unless a whole one is there: the one that counts."""
+        path = self._manifest(manifest.stage, manifest.key)
+        with temporary_file(path.parent) as temporary:
+            write_down(temporary, manifest.to_json())
+            while not link_anew(temporary, path):
+                found = self.read(manifest.stage, manifest.key)
+                if found is None:
+                    continue  # removed since
+                if found.write_id == manifest.write_id:
+                    manifest = found  # a network file system made the link and lost the answer
+                    break
+                problems = self.verify(found)
+                if not problems:
+                    return found
+                if self._replace(found, temporary):
+                    log.warning("replaced manifest %s: %s", path, "; ".join(problems))
+                    break
+        sync(path.parent)
+        return manifest
+
+    def _replace(self, damaged: Manifest, temporary: Path) -> bool:
+        """Put `temporary` in place of a manifest unless that has changed: several attempts may repair at once."""
+        with self._locked():
+            found = self.read(damaged.stage, damaged.key)
+            if found is None or found.write_id != damaged.write_id:
+                return False
+            temporary.replace(self._manifest(damaged.stage, damaged.key))
+            return True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keeps other processes out, on all machines; a process that dies lets go."""
+        with (self._root / "repair.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _explained(self, error: OSError, path: Path, needed: int) -> StoreError:
+        if error.errno not in FULL:
+            return StoreError(f"store {self.url}: {error}; what was to be stored is still in {path}")
+        free = shutil.disk_usage(self._root).free
+        return StoreError(
+            f"store {self.url}: the disk is full: up to {needed:,} bytes are needed for {path}, {free:,} are free. "
+            "Free some space and run again; nothing was lost"
+        )

@@ -1,0 +1,27 @@
+"""The names that callers and users give, checked before they become paths."""
+
+import re
+
+from stages.config import InputError
+
+
+def whole_key(key: str) -> str:
+    """`key` if it is a whole key. Raises ValueError else: whatever lies in a key's scratch folder gets deleted."""
+    if not re.fullmatch(r"[0-9a-f]{64}", key):
+        raise ValueError(f"{key!r} is no key; expected 64 characters of 0-9 and a-f")
+    return key
+
+
+def key_prefix(prefix: str) -> str:
+    """`prefix` if it is how a key may begin. Raises InputError else."""
+    if not re.fullmatch(r"[0-9a-f]{4,64}", prefix):
+        raise InputError(f"key {prefix!r}: expected at least 4 and at most 64 characters of 0-9 and a-f")
+    return prefix
+
+
+def run_file(run: str, name: str) -> str:
+    """`<run>/<name>`. Raises InputError if either is no plain name."""
+    for part in (run, name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", part):
+            raise InputError(f"run name {part!r}: expected letters, digits, '.', '_' and '-', a letter or digit first")
+    return f"{run}/{name}"

@@ -1,0 +1,162 @@
+"""One restart of Algorithm 1: from a start in the ball, M steps of signed Adam on B, averaged over the surrogates."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from stages.brew.augment import Draw, adjoint, augment
+from stages.brew.config import Attack
+from stages.brew.derivatives import Matching, mixed_derivative, poison_gradient
+from stages.brew.objectives import ADVERSARIAL_LOSSES, OBJECTIVES, Gradient
+from stages.brew.perturbation import Perturbation
+from stages.data.images import ImageSet
+from stages.stage import Context
+from stages.training.batches import pixels, to_tensor
+from stages.training.precision import precision
+
+CHECKPOINT_SECONDS = 30.0
+EVALUATION_DRAWS = 4
+"""Draws of the augmentation over which the final B is averaged, the same before and after quantisation."""
+
+
+@dataclass
+class Brew:
+    """What one restart gives.
+
+    images: uint8 [P, H, W, C].  losses: B at each step [M], before the step.  loss_before: B of the poisons as floats.
+    loss: B of the quantised poisons, by which restarts are compared.
+    """
+
+    images: np.ndarray
+    losses: list[float] = field(default_factory=list)
+    loss_before: float = float("nan")
+    loss: float = float("nan")
+
+
+def craft(
+    surrogates: Sequence[torch.nn.Module],
+    base: ImageSet,
+    targets: ImageSet,
+    intended: int,
+    scale: Sequence[float],
+    attack: Attack,
+    ctx: Context,
+) -> Brew:
+    """Brew poisons from `base` so that training on them steps towards `targets` being called `intended`.
+
+    surrogates: networks on [0, 1] images.  scale: the dataset's standard deviation per channel.
+    Resumes from `ctx.checkpoint`; every draw is a pure function of the step's seed and the step's number.
+    """
+    device, micro_batch = ctx.device, ctx.runtime.micro_batch
+    with precision("float32", device):
+        for model in surrogates:
+            model.to(device, memory_format=torch.channels_last).eval().requires_grad_(True)
+        matchings = [_matching(model, targets, intended, attack, micro_batch, device) for model in surrogates]
+        labels = torch.from_numpy(base.labels.copy()).to(device)
+        perturbation = Perturbation(
+            pixels(to_tensor(base.images, device)),
+            torch.tensor(scale, device=device),
+            attack,
+            ctx.torch_rng("start") if attack.start == "random" else None,
+        )
+        losses = _resume(perturbation, ctx)
+        saved = time.monotonic()
+        for step in range(len(losses), attack.steps):
+            draw = _draw(attack, len(base), ctx.torch_rng("augment", step))
+            inputs = _augmented(perturbation.poisons, draw, micro_batch)
+            gradient, loss = torch.zeros_like(inputs), 0.0
+            for model, matching in zip(surrogates, matchings, strict=True):
+                value, part = mixed_derivative(attack.derivative, model, inputs, labels, matching, micro_batch)
+                gradient += part
+                loss += value / len(surrogates)
+            perturbation.step(_carried_back(gradient, draw, micro_batch))
+            losses.append(loss)
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                ctx.checkpoint.save(perturbation.state(), {"losses": losses})
+                saved = time.monotonic()
+            ctx.progress(step + 1, attack.steps, B=loss)
+
+        def final(poisons: torch.Tensor) -> float:
+            return _mean_loss(surrogates, matchings, poisons, labels, attack, ctx)
+
+        quantised = perturbation.quantised()
+        return Brew(
+            images=quantised.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
+            losses=losses,
+            loss_before=final(perturbation.poisons),
+            loss=final(pixels(quantised)),
+        )
+
+
+def _matching(
+    model: torch.nn.Module, targets: ImageSet, intended: int, attack: Attack, micro_batch: int, device: torch.device
+) -> Matching:
+    """B as a function of the poison gradient, with the adversarial gradient t of the targets worked out once."""
+    adversarial = ADVERSARIAL_LOSSES[attack.adversarial_loss]
+    total: list[torch.Tensor] = []
+    for start in range(0, len(targets), micro_batch):
+        inputs = pixels(to_tensor(targets.images[start : start + micro_batch], device))
+        wanted = torch.full((len(inputs),), intended, device=device)
+        loss = adversarial(model(inputs), wanted) * (len(inputs) / len(targets))
+        part = torch.autograd.grad(loss, list(model.parameters()))
+        total = [a + b for a, b in zip(total, part, strict=True)] if total else list(part)
+    if not any(tensor.any() for tensor in total):
+        raise ArithmeticError(
+            f"the gradient of the {attack.adversarial_loss} loss on the target is 0, so there is nothing to match: "
+            "the surrogate already calls the target by its intended class; choose another case"
+        )
+    objective = OBJECTIVES[attack.objective]
+
+    def matching(gradient: Gradient) -> torch.Tensor:
+        return objective(gradient, total)
+
+    return matching
+
+
+def _draw(attack: Attack, count: int, generator: torch.Generator) -> Draw | None:
+    return None if attack.augmentation is None else Draw.random(attack.augmentation, count, generator)
+
+
+def _mean_loss(
+    surrogates: Sequence[torch.nn.Module],
+    matchings: Sequence[Matching],
+    poisons: torch.Tensor,
+    labels: torch.Tensor,
+    attack: Attack,
+    ctx: Context,
+) -> float:
+    """B averaged over the surrogates and over fixed draws of the augmentation."""
+    values = []
+    for number in range(EVALUATION_DRAWS if attack.augmentation is not None else 1):
+        draw = _draw(attack, len(poisons), ctx.torch_rng("evaluate", number))
+        inputs = _augmented(poisons, draw, ctx.runtime.micro_batch)
+        for model, matching in zip(surrogates, matchings, strict=True):
+            values.append(matching(poison_gradient(model, inputs, labels, ctx.runtime.micro_batch)).item())
+    return float(np.mean(values))
+
+
+def _augmented(images: torch.Tensor, draw: Draw | None, micro_batch: int) -> torch.Tensor:
+    if draw is None:
+        return images
+    parts = [slice(start, start + micro_batch) for start in range(0, len(images), micro_batch)]
+    return torch.cat([augment(images[part], draw.of(part)) for part in parts])
+
+
+def _carried_back(gradient: torch.Tensor, draw: Draw | None, micro_batch: int) -> torch.Tensor:
+    if draw is None:
+        return gradient
+    parts = [slice(start, start + micro_batch) for start in range(0, len(gradient), micro_batch)]
+    return torch.cat([adjoint(gradient[part], draw.of(part)) for part in parts])
+
+
+def _resume(perturbation: Perturbation, ctx: Context) -> list[float]:
+    """Put back the last checkpoint, if any, and give the losses up to it."""
+    saved = ctx.checkpoint.load()
+    if saved is None:
+        return []
+    tensors, facts = saved
+    perturbation.restore(tensors)
+    return list(facts["losses"])

@@ -1,0 +1,45 @@
+"""How far the poison gradient is from the adversarial gradient, and the losses whose gradients they are.
+
+An objective is B(g, t): g = ∇θ L over the poisons, t = ∇θ L_adv over the targets, both as lists of one tensor a
+parameter. All are registered in `OBJECTIVES` with one signature; all adversarial losses in `ADVERSARIAL_LOSSES`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.nn.functional import cross_entropy, one_hot
+
+Gradient = Sequence[torch.Tensor]
+Objective = Callable[[Gradient, Gradient], torch.Tensor]
+AdversarialLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def inner(first: Gradient, second: Gradient) -> torch.Tensor:
+    """⟨first, second⟩ over all parameters, a scalar."""
+    return torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
+
+
+def cosine(poison: Gradient, target: Gradient) -> torch.Tensor:
+    """B = 1 - ⟨t, g⟩ / (‖t‖ ‖g‖), in [0, 2] (Witches' Brew, equation 3)."""
+    norms = inner(poison, poison).sqrt() * inner(target, target).sqrt()
+    return 1 - inner(poison, target) / norms
+
+
+def squared_euclidean(poison: Gradient, target: Gradient) -> torch.Tensor:
+    """B = ½ ‖g - t‖² / ‖t‖² (Witches' Brew, equation 2, made independent of the scale of t)."""
+    difference = [a - b for a, b in zip(poison, target, strict=True)]
+    return 0.5 * inner(difference, difference) / inner(target, target)
+
+
+def carlini_wagner(logits: torch.Tensor, intended: torch.Tensor) -> torch.Tensor:
+    """Mean over images of max(0, largest other logit - logit of the intended class) (Carlini & Wagner 2017).
+
+    logits: [T, classes], intended: int64 [T].
+    """
+    is_intended = one_hot(intended, logits.shape[1]).bool()
+    others = logits.masked_fill(is_intended, -torch.inf).amax(1)
+    return (others - logits[is_intended]).clamp(min=0).mean()
+
+
+OBJECTIVES: dict[str, Objective] = {"cosine": cosine, "squared-euclidean": squared_euclidean}
+ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {"cross-entropy": cross_entropy, "carlini-wagner": carlini_wagner}

@@ -1,0 +1,69 @@
+"""What every configuration in brewline shares: frozen, unknown fields refused, and an identity to make keys of.
+
+A configuration is pydantic data. Its *identity* is everything that changes what a step computes; fields marked
+`Location` (where a file lies on this machine) are data that a stage needs but that no key may depend on.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class InputError(ValueError):
+    """What a user gave is wrong: a field, a file, a folder. The message says which, what was found, what was
+    expected and what to do. The command line ends with exit code 2 on it."""
+
+
+@dataclass(frozen=True)
+class NotIdentity:
+    """Marks a field that must not change a step's key."""
+
+
+Location = Annotated[Path | None, NotIdentity()]
+"""Where something lies on this machine; never part of a key."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """How an error message goes on after an unknown name: the nearest known one, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
+
+
+class Config(BaseModel):
+    """Base of all configurations: immutable, every default validated, unknown fields refused by their nearest name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, data: Any) -> Any:
+        unknown = [str(name) for name in data if name not in cls.model_fields] if isinstance(data, dict) else []
+        if unknown:
+            raise ValueError("; ".join(f"unknown field {name!r}, {nearest(name, cls.model_fields)}" for name in unknown))
+        return data
+
+
+def identity(config: BaseModel) -> dict[str, Any]:
+    """The JSON-ready fields of `config` that decide what a step computes, defaults included, locations left out."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, BaseModel):
+            return identity(value)
+        if isinstance(value, dict):
+            return {str(name): of(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [of(item) for item in value]
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise TypeError(f"{type(config).__name__} holds a {type(value).__name__}, which has no place in an identity")
+
+    return {
+        name: of(getattr(config, name))
+        for name, field in type(config).model_fields.items()
+        if not any(isinstance(mark, NotIdentity) for mark in field.metadata)
+    }

@@ -1,0 +1,226 @@
+"""The datasets an experiment may name: their configuration, and what can be said of them before any compute.
+
+`resolve` completes a configuration by looking at the files (a listing only), and `describe` says what the dataset will
+be, so that an experiment is checked before it runs. Module `sources` gets the pixels.
+
+Canonical data and an image tree of "the same" images never share a key: a tree's fingerprint is part of its identity.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import platformdirs
+from pydantic import Field, ValidationInfo, field_validator
+
+from stages.config import Config, InputError, Location, NotIdentity
+from stages.data.canonical import CANONICAL, Files
+from stages.data.image_tree import Tree, list_tree
+
+
+class Subset(Config):
+    """How much of a dataset is used. What remains keeps its order and is numbered anew: ids 0..N-1 in each split."""
+
+    per_class: Annotated[int, Field(gt=0)] | None = None
+    """The first images of each class of the train split, in canonical order; null is all."""
+    test_per_class: Annotated[int, Field(gt=0)] | None = None
+    """The same for the test split."""
+
+
+class Digits(Subset):
+    """scikit-learn's 8×8 digits, embedded: 1,347 train and 450 test images in a fixed stratified split."""
+
+    kind: Literal["digits"] = "digits"
+
+
+class FromFiles(Subset):
+    """A dataset that lies in files."""
+
+    root: Location = None
+    """Its folder; null is $BREWLINE_DATA/<kind>, or else the user's cache folder (an image folder: its name)."""
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Of an image tree: sha256 over its sorted relative paths and sizes. `resolve` fills it in or checks it.
+    Null for canonical data."""
+
+
+class Downloadable(FromFiles):
+    """A published dataset, from the authors' files or, under a fingerprint, from an image tree of the same classes and
+    image size."""
+
+    download: Annotated[bool, NotIdentity()] = True
+    """Fetch the published files where `root` holds neither them nor an image tree."""
+
+
+class Cifar10(Downloadable):
+    """CIFAR-10: 50,000 + 10,000 colour images of 32×32."""
+
+    kind: Literal["cifar10"] = "cifar10"
+
+
+class Cifar100(Downloadable):
+    """CIFAR-100 with its 100 fine labels."""
+
+    kind: Literal["cifar100"] = "cifar100"
+
+
+class Mnist(Downloadable):
+    """MNIST: 60,000 + 10,000 grey images of 28×28."""
+
+    kind: Literal["mnist"] = "mnist"
+
+
+class FashionMnist(Downloadable):
+    """Fashion-MNIST, in MNIST's form."""
+
+    kind: Literal["fashion-mnist"] = "fashion-mnist"
+
+
+class ImageFolder(FromFiles):
+    """Any image tree {train, test or val}/CLASS/…, ImageNet's too: always colour, resized and center-cropped."""
+
+    kind: Literal["image-folder"] = "image-folder"
+    name: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """What reports call it."""
+    size: Annotated[int, Field(ge=2)]
+    """Height and width after the crop, in pixels."""
+    resize: int | None = None
+    """Length in pixels that the short side gets before the crop. Null is filled in: size × 256 / 224, rounded, for a
+    size of 64 and more (224 from 256, as the papers on ImageNet do), else the size."""
+
+    @field_validator("resize")
+    @classmethod
+    def _fill_resize(cls, resize: int | None, info: ValidationInfo) -> int | None:
+        size = info.data.get("size")
+        if size is None:  # refused already
+            return resize
+        if resize is None:
+            return round(size * 256 / 224) if size >= 64 else size
+        if resize < size:
+            raise ValueError(f"{resize} is less than size {size}, and the crop does not pad; use at least {size}")
+        return resize
+
+
+FileConfig = Cifar10 | Cifar100 | Mnist | FashionMnist | ImageFolder
+
+DatasetConfig = Annotated[Digits | FileConfig, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a dataset will be once it is prepared, with its subsets taken.
+
+    shape: (H, W, C).  train_labels, test_labels: int64, by id; None before a canonical dataset is downloaded.
+    train_counts, test_counts: images per class.
+    """
+
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    train_labels: np.ndarray | None
+    test_labels: np.ndarray | None
+    train_counts: tuple[int, ...]
+    test_counts: tuple[int, ...]
+
+
+def name_of(config: DatasetConfig) -> str:
+    """What reports call the dataset."""
+    return config.name if isinstance(config, ImageFolder) else config.kind
+
+
+def folder_of(config: FileConfig) -> Path:
+    """Where the dataset's files are looked for on this machine: an absolute path."""
+    if config.root is not None:
+        return config.root.expanduser().absolute()
+    given = os.environ.get("BREWLINE_DATA")
+    data = Path(given).expanduser().absolute() if given else Path(platformdirs.user_cache_dir("brewline")) / "data"
+    return data / name_of(config)
+
+
+def resolve(config: DatasetConfig) -> DatasetConfig:
+    """The configuration with an image tree's fingerprint filled in and a given root made absolute.
+
+    Looks at the folder's listing, decodes nothing. Raises InputError that names the folder where the data are missing
+    and may not be downloaded, are incomplete, have other classes than expected, or do not match a stated fingerprint,
+    and where a subset asks for more images of a class than there are.
+    """
+    held = held_by(config)
+    whole_of(config, held)
+    if isinstance(config, Digits):
+        return config
+    found = held.fingerprint if isinstance(held, Tree) else None
+    if config.fingerprint is not None and found != config.fingerprint:
+        raise InputError(
+            f"{folder_of(config)}: expected the image tree with the fingerprint {config.fingerprint}; found "
+            f"{f'the tree {found}' if found else 'no image tree'}. Point root to the tree that is meant, or remove the "
+            "fingerprint to use what is there"
+        )
+    root = None if config.root is None else folder_of(config)
+    return config.model_copy(update={"fingerprint": found, "root": root})
+
+
+def describe(config: DatasetConfig) -> Description:
+    """What a dataset will be; reads labels at most, never a tree's pixels. Raises InputError as `resolve` does."""
+    held = held_by(config)
+    whole = whole_of(config, held)
+    if isinstance(held, Tree):
+        train, test = held.train_labels, held.test_labels
+    elif held is not None:
+        train, test = CANONICAL[config.kind].labels(held)
+    else:
+        return whole
+    train, test = train[first_of_each(train, config.per_class)], test[first_of_each(test, config.test_per_class)]
+    return replace(whole, train_labels=train, test_labels=test)
+
+
+def held_by(config: DatasetConfig) -> Files | Tree | None:
+    """The published files or the image tree that are there; None where they are to be downloaded."""
+    if isinstance(config, Digits):
+        return {}
+    root = folder_of(config)
+    if isinstance(config, ImageFolder):
+        held: Files | Tree | None = list_tree(root)
+        expected = "an image tree, {train, test or val}/CLASS/…"
+    else:
+        known = CANONICAL[config.kind]
+        held = known.find(root) or list_tree(root, known.classes)
+        if held is not None or config.download:
+            return held
+        expected = f"{known.folder} as torchvision downloads it, an image tree, or download: true"
+    if held is None:
+        raise InputError(f"{root}: does not hold {name_of(config)}. Expected {expected}. Set the dataset's root")
+    return held
+
+
+def whole_of(config: DatasetConfig, held: Files | Tree | None) -> Description:
+    """The description without labels, its subsets checked and their counts taken."""
+    if isinstance(held, Tree):
+        classes = held.classes
+        shape = (config.size, config.size, 3) if isinstance(config, ImageFolder) else CANONICAL[config.kind].shape
+        train, test = (
+            tuple(np.bincount(labels).tolist()) for labels in (held.train_labels, held.test_labels)
+        )  # no class is empty
+    else:
+        known = CANONICAL[config.kind]
+        classes, shape, train, test = known.classes, known.shape, known.train_counts, known.test_counts
+
+    def taken(counts: tuple[int, ...], field: str) -> tuple[int, ...]:
+        limit: int | None = getattr(config, field)
+        least = min(range(len(counts)), key=counts.__getitem__)
+        if limit is not None and limit > counts[least]:
+            raise InputError(
+                f"dataset.{field} is {limit}, but class {classes[least]} of {name_of(config)} has {counts[least]} "
+                f"images in that split; use at most {counts[least]}"
+            )
+        return counts if limit is None else (limit,) * len(counts)
+
+    return Description(classes, shape, None, None, taken(train, "per_class"), taken(test, "test_per_class"))
+
+
+def first_of_each(labels: np.ndarray, per_class: int | None) -> np.ndarray:
+    """The positions of the first `per_class` of each label, in order."""
+    if per_class is None:
+        return np.arange(len(labels))
+    by_class = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[by_class], labels[by_class])
+    return np.sort(by_class[np.arange(len(labels)) - starts < per_class])

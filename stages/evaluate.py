@@ -1,0 +1,99 @@
+"""Stage `evaluate`: what one victim does with one case: is the target taken for the intended class, and at what cost
+to everything else. A clean victim is evaluated on the same case in the same way: it is what poison success is held
+against."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.config import Config
+from stages.stage import Context, Metrics
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from stages.data.cases import Case
+
+VERSION = 1
+
+
+class Params(Config):
+    """Nothing to choose. Inputs: `dataset`, `case`, and `victim` (what `retrain` left)."""
+
+
+def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
+    """Writes `evaluation.json`: a list `targets`, and `success`, `accuracy` (both in [0, 1]) and `curves`.
+
+    A target is a success where it is predicted as the intended class; other misclassification does not count (Witches'
+    Brew, section 4). `accuracy` is over the test images that are no targets. Losses are cross-entropies in nats;
+    `curves` has the adversarial loss at each recorded epoch, averaged over the targets (Witches' Brew, figure 9).
+    """
+    from stages import models
+    from stages.data.cases import load_case
+    from stages.shards import arrow
+    from stages.training import loop
+
+    dataset = arrow.load(inputs["dataset"])
+    case = load_case(inputs["case"])
+    logits = loop.predict(models.load(inputs["victim"]).to(ctx.device), dataset.test, ctx)
+    targets = _targets(logits, case, dataset.info.classes)
+    figures = {
+        "targets": targets,
+        "success": sum(target["success"] for target in targets) / len(targets),
+        "accuracy": _accuracy(logits, dataset.test.labels, case),
+    }
+    evaluation = {**figures, "curves": _curves(inputs["victim"], case)}
+    (out / "evaluation.json").write_text(json.dumps(evaluation, indent=1, allow_nan=False))
+    ctx.progress(1, 1, success=figures["success"], accuracy=figures["accuracy"])
+    return figures
+
+
+def _targets(logits: "torch.Tensor", case: "Case", classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    targets = []
+    for identifier in case.target_ids:
+        log_p = logits[identifier].double().log_softmax(0)
+        p = log_p.exp()
+        prediction = int(log_p.argmax())
+        targets.append(
+            {
+                "id": identifier,
+                "true_class": case.target_class,
+                "true_name": classes[case.target_class],
+                "intended_class": case.intended_class,
+                "intended_name": classes[case.intended_class],
+                "prediction": prediction,
+                "prediction_name": classes[prediction],
+                "success": prediction == case.intended_class,
+                "p_prediction": p[prediction].item(),
+                "p_intended": p[case.intended_class].item(),
+                "p_true": p[case.target_class].item(),
+                "loss_intended": -log_p[case.intended_class].item(),
+                "loss_true": -log_p[case.target_class].item(),
+            }
+        )
+    return targets
+
+
+def _accuracy(logits: "torch.Tensor", labels: "np.ndarray", case: "Case") -> float:
+    import numpy as np
+
+    correct = logits.argmax(1).numpy() == labels
+    return float(np.delete(correct, case.target_ids).mean())
+
+
+def _curves(victim: Path, case: "Case") -> dict[str, list[Any]]:
+    """The targets' rows alone are read: the records of all test images of ImageNet are gigabytes."""
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(victim / "watched.safetensors", framework="pt") as file:
+        watched = file.get_slice("logits")
+        rows = [watched[:, identifier : identifier + 1] for identifier in case.target_ids]
+    log_p = torch.cat(rows, dim=1).double().log_softmax(2)[:, :, case.intended_class]
+    return {
+        "epochs": json.loads((victim / "curves.json").read_text())["watched_epochs"],
+        "adversarial_loss": (-log_p).mean(1).tolist(),
+        "p_intended": log_p.exp().mean(1).tolist(),
+    }

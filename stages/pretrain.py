@@ -1,0 +1,43 @@
+"""Stage `pretrain`: one surrogate of the attacker's ensemble, trained on the clean dataset."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from stages.config import Config
+from stages.models.config import Network
+from stages.stage import Context, Metrics, derive_seed
+from stages.training.config import Training
+
+VERSION = 1
+
+
+class Params(Config):
+    """One surrogate. Input: `dataset`."""
+
+    network: Network
+    training: Training
+    stop_after: Annotated[int, Field(ge=1)] | None = None
+    """End after so many epochs of the schedule: one member of a staggered ensemble. Null trains to the end."""
+    seed: int
+
+
+def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
+    """Writes the network and `curves.json`. Pretrained weights are taken as they are, without training."""
+    from stages import models
+    from stages.shards import arrow
+    from stages.training import loop
+
+    dataset = arrow.load(inputs["dataset"])
+    model = models.build(params.network, dataset.info, derive_seed(params.seed, "init"))
+    history = loop.History()
+    if params.network.weights is None:
+        rate = params.training.learning_rate or models.default_learning_rate(params.network.name)
+        history = loop.train(model, dataset.train, params.training, rate, ctx, stop_after=params.stop_after)
+    right = loop.predict(model.to(ctx.device), dataset.test, ctx).argmax(1).numpy() == dataset.test.labels
+    models.save(model, out, params.network, dataset.info)
+    (out / "curves.json").write_text(json.dumps(history.curves()))
+    return {"validation_accuracy": float(right.mean()), "epochs": len(history.loss)}

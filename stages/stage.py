@@ -1,0 +1,149 @@
+"""What a stage is, and what it is given to run with.
+
+A stage is a module of this package with three names:
+
+    VERSION = 1                     raised by hand when its output changes for the same params and inputs
+    class Params(Config)            identity only: what changes the output; nothing about machines
+    def run(params, inputs, out, ctx) -> Metrics
+
+`run` reads only the folders in `inputs` (one a role), writes only under `out`, draws every random number from
+`ctx.rng(role)`, reports through `ctx.progress` and keeps what it needs for resuming in `ctx.checkpoint`. It knows
+nothing of Ray, of the store or of keys, so it runs the same in a test, under `brewline step` and on a cluster.
+
+Stage modules import torch inside `run`, so that planning an experiment stays quick.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from stages.config import Config
+
+if TYPE_CHECKING:
+    import torch
+
+Metrics = dict[str, Any]
+"""What a stage returns: a small JSON-ready dict, kept in the step's manifest."""
+
+Report = Callable[[int, int, dict[str, float]], None]
+"""Where progress goes: (done, total, figures)."""
+
+STAGES = ("prepare", "pretrain", "case", "brew", "select", "export", "retrain", "evaluate", "summarize")
+"""Every stage, in the order of the pipeline. Each is the module `stages.<name>`."""
+
+
+def load_stage(name: str) -> ModuleType:
+    """The module of a stage, with `VERSION`, `Params` and `run`."""
+    if name not in STAGES:
+        raise KeyError(f"no stage is called {name!r}; the stages are {', '.join(STAGES)}")
+    return import_module(f"stages.{name}")
+
+
+class Runtime(Config):
+    """What a step needs to run, and nothing that changes what it computes."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` is a GPU where there is one."""
+    cpus: Annotated[float, Field(gt=0)] = 1
+    """CPU cores a step takes; torch uses as many threads."""
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    """GPUs a step takes, fractions allowed; null is 1 for a step that computes where the cluster has any, else 0."""
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """Memory a step takes, in GB; null is not counted."""
+    micro_batch: Annotated[int, Field(gt=0)] = 512
+    """Images that pass through a network at once where the result does not depend on it: it bounds the memory."""
+
+
+class Checkpoint:
+    """A place where a long step keeps what it needs to resume: named tensors and a little JSON, in one file.
+
+    Writing is atomic: a reader sees the last whole checkpoint or none. safetensors, so nothing is unpickled.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "checkpoint.safetensors"
+
+    def load(self) -> "tuple[dict[str, torch.Tensor], dict[str, Any]] | None":
+        """The last checkpoint as (tensors, facts), or None where there is none."""
+        from safetensors import safe_open
+
+        if not self._file.exists():
+            return None
+        with safe_open(self._file, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+
+    def save(self, tensors: "Mapping[str, torch.Tensor]", facts: Mapping[str, Any]) -> None:
+        """Replace the checkpoint by these tensors and JSON-ready facts."""
+        from safetensors.torch import save_file
+
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._file.with_suffix(f".{os.getpid()}.tmp")
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, temporary, metadata={"facts": json.dumps(dict(facts))})
+        temporary.replace(self._file)
+
+
+def derive_seed(seed: int, *role: object) -> int:
+    """A 63-bit seed, a pure function of `seed` and the role's parts, the same on every machine."""
+    text = json.dumps([seed, *[str(part) for part in role]])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+class Context:
+    """What a running stage is given besides its params and inputs."""
+
+    def __init__(
+        self,
+        seed: int,
+        runtime: Runtime,
+        checkpoint: Checkpoint,
+        report: Report | None = None,
+    ) -> None:
+        self.seed = seed
+        self.runtime = runtime
+        self.checkpoint = checkpoint
+        self._report = report
+
+    def rng(self, *role: object) -> np.random.Generator:
+        """A generator that is a pure function of the step's seed and the role."""
+        return np.random.default_rng(derive_seed(self.seed, *role))
+
+    def torch_rng(self, *role: object) -> "torch.Generator":
+        """The same for torch, always on the CPU: what is drawn does not depend on the device."""
+        import torch
+
+        return torch.Generator().manual_seed(derive_seed(self.seed, *role))
+
+    def progress(self, done: int, total: int, **metrics: float) -> None:
+        """Say how far the stage is (`done` of `total`, in the stage's own unit), with its current figures."""
+        if self._report is not None:
+            self._report(done, total, metrics)
+
+    @property
+    def device(self) -> "torch.device":
+        """The device to compute on."""
+        import torch
+
+        name = self.runtime.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("runtime.device is cuda, but torch sees no GPU here; use auto or cpu")
+        return torch.device(name)
+
+
+def numbered(inputs: Mapping[str, Path], role: str) -> list[Path]:
+    """The input folders `role.0`, `role.1`, …, in order."""
+    found: list[Path] = []
+    while (name := f"{role}.{len(found)}") in inputs:
+        found.append(inputs[name])
+    return found

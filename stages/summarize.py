@@ -1,0 +1,222 @@
+"""Stage `summarize`: what a whole run found, in numbers (`summary.json`), as a table and in pictures."""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from stages.config import Config
+from stages.stage import Context, Metrics
+
+if TYPE_CHECKING:
+    from stages.case_figure import CasePicture
+    from stages.data.cases import Case
+    from stages.data.images import Dataset
+    from stages.shards.poisons import PoisonSet
+
+VERSION = 1
+
+RATES = {
+    "poison_success": "success",
+    "clean_success": "clean_success",
+    "poisoned_accuracy": "poisoned_accuracy",
+    "clean_accuracy": "clean_accuracy",
+}
+"""What is averaged over cases, and the field of a case that it is the average of."""
+
+
+class Params(Config):
+    """What there is to sum up. Inputs: `dataset`; of each case c `case.c`, `select.c`, `overlay.c`, and `brew.c.r` of
+    each restart r; of each victim v of it the evaluations `poisoned.c.v` and `clean.c.v`."""
+
+    cases: Annotated[int, Field(ge=1)]
+    victims: Annotated[int, Field(ge=1)]
+    """Victims a case: so many poisoned, and so many clean with the same seeds."""
+    restarts: Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A mean over cases, in [0, 1], and its standard error: the sample's standard deviation / sqrt(n), none for n = 1."""
+
+    mean: float
+    se: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Rate":
+        """The mean of these and its standard error."""
+        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+        return cls(statistics.fmean(values), error)
+
+    def __str__(self) -> str:
+        spread = "" if self.se is None else f" ± {100 * self.se:.1f}"
+        return f"{100 * self.mean:.1f}{spread} %"
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """All that is known of one case: the draw, the chosen poisons, B at each step of each restart, and the evaluations
+    of its victims, poisoned and clean with the same seeds."""
+
+    number: int
+    case: "Case"
+    poisons: "PoisonSet"
+    losses: list[list[float]]
+    poisoned: list[dict[str, Any]]
+    clean: list[dict[str, Any]]
+
+
+def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
+    """Writes `summary.json`, `table.txt`, `case-NN.png` of each case, and `adversarial-loss.png`, `brew-loss.png` and
+    `success.png`; returns the summary."""
+    from stages import figures
+    from stages.case_figure import case_picture
+    from stages.shards import arrow, poisons
+
+    dataset = arrow.load(inputs["dataset"])
+    results = [_read(params, inputs, number) for number in range(params.cases)]
+    for result in results:
+        poisons.check(result.poisons, dataset.train, result.poisons.info["eps"])
+    rows = [_row(result, dataset.info.classes) for result in results]
+    rates = {name: Rate.of([row[field] for row in rows]) for name, field in RATES.items()}
+    counts = {"cases": params.cases, "victims": params.victims}
+    summary = {name: {"mean": rate.mean, "se": rate.se, **counts} for name, rate in rates.items()}
+    (out / "summary.json").write_text(json.dumps({"cases": rows, "summary": summary}, indent=1, allow_nan=False))
+    (out / "table.txt").write_text(table(rows, rates))
+    for result, row in zip(results, rows, strict=True):
+        figures.save(case_picture(_picture(result, row, dataset)), out / f"case-{result.number:02d}.png")
+        ctx.progress(result.number + 1, params.cases)
+    _charts(results, rows, rates, out)
+    return summary
+
+
+def table(rows: Sequence[Mapping[str, Any]], rates: Mapping[str, Rate]) -> str:
+    """The cases and their mean ± standard error as aligned plain text, rates in percent."""
+    head = ("case", "target → intended", "poisons", "B", "success", "clean success", "accuracy", "clean accuracy")
+    lines = [head]
+    for row in rows:
+        cells = (str(Rate(row[field], None)) for field in RATES.values())
+        title = f"{row['target_class']} → {row['intended_class']}"
+        lines.append((str(row["case"]), title, str(row["poisons"]), f"{row['brew_loss']:.4f}", *cells))
+    losses = statistics.fmean(row["brew_loss"] for row in rows)
+    means = (str(rates[name]) for name in RATES)
+    lines.append(("", "mean ± standard error" if len(rows) > 1 else "mean", "", f"{losses:.4f}", *means))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    aligned = [
+        "  ".join(cell.ljust(width) if column == 1 else cell.rjust(width) for column, (cell, width) in enumerate(cells))
+        for cells in (zip(line, widths, strict=True) for line in lines)
+    ]
+    rule = "-" * len(aligned[0])
+    return "\n".join([aligned[0], rule, *aligned[1:-1], rule, aligned[-1]]) + "\n"
+
+
+def _read(params: Params, inputs: Mapping[str, Path], c: int) -> CaseResult:
+    from stages.data.cases import load_case
+    from stages.shards import poisons
+
+    def evaluations(kind: str) -> list[dict[str, Any]]:
+        folders = (inputs[f"{kind}.{c}.{v}"] for v in range(params.victims))
+        return [json.loads((folder / "evaluation.json").read_text()) for folder in folders]
+
+    brews = (inputs[f"brew.{c}.{r}"] for r in range(params.restarts))
+    losses = [json.loads((folder / "brew.json").read_text())["losses"] for folder in brews]
+    poison_set, case = poisons.load(inputs[f"select.{c}"]), load_case(inputs[f"case.{c}"])
+    return CaseResult(c, case, poison_set, losses, evaluations("poisoned"), evaluations("clean"))
+
+
+def _row(result: CaseResult, classes: tuple[str, ...]) -> dict[str, Any]:
+    case = result.case
+
+    def over_victims(evaluations: list[dict[str, Any]], field: str) -> float:
+        return statistics.fmean(evaluation[field] for evaluation in evaluations)
+
+    def p_intended(evaluations: list[dict[str, Any]]) -> float:
+        return statistics.fmean(target["p_intended"] for one in evaluations for target in one["targets"])
+
+    def predictions(evaluations: list[dict[str, Any]]) -> list[str]:
+        return [" | ".join(target["prediction_name"] for target in one["targets"]) for one in evaluations]
+
+    return {
+        "case": result.number,
+        "target_class": classes[case.target_class],
+        "poison_class": classes[case.poison_class],
+        "intended_class": classes[case.intended_class],
+        "target_ids": list(case.target_ids),
+        "poisons": len(result.poisons.ids),
+        "success": over_victims(result.poisoned, "success"),
+        "clean_success": over_victims(result.clean, "success"),
+        "brew_loss": result.poisons.info["brew_loss"],
+        "poisoned_accuracy": over_victims(result.poisoned, "accuracy"),
+        "clean_accuracy": over_victims(result.clean, "accuracy"),
+        "p_intended": p_intended(result.poisoned),
+        "clean_p_intended": p_intended(result.clean),
+        "predictions": predictions(result.poisoned),
+        "clean_predictions": predictions(result.clean),
+    }
+
+
+def _title(row: Mapping[str, Any], length: int) -> str:
+    from stages.figures import shorten
+
+    return f"{row['case']}: {shorten(row['target_class'], length)} → {shorten(row['intended_class'], length)}"
+
+
+def _picture(result: CaseResult, row: Mapping[str, Any], dataset: "Dataset") -> "CasePicture":
+    from stages.case_figure import Call, CasePicture
+
+    def calls(evaluations: list[dict[str, Any]]) -> list[Call]:
+        firsts = (evaluation["targets"][0] for evaluation in evaluations)
+        return [Call(first["prediction_name"], first["p_prediction"], first["success"]) for first in firsts]
+
+    target = result.case.target_ids[0]
+    return CasePicture(
+        title=f"Case {_title(row, 24)}",
+        base=dataset.train.of(result.poisons.ids).images,
+        poisons=result.poisons.images,
+        ids=result.poisons.ids.tolist(),
+        eps=result.poisons.info["eps"],
+        target=dataset.test.images[target],
+        target_id=target,
+        targets=len(result.case.target_ids),
+        true_class=row["target_class"],
+        intended_class=row["intended_class"],
+        poison_class=row["poison_class"],
+        brew_loss=row["brew_loss"],
+        poisoned=calls(result.poisoned),
+        clean=calls(result.clean),
+    )
+
+
+def _charts(results: list[CaseResult], rows: list[dict[str, Any]], rates: Mapping[str, Rate], out: Path) -> None:
+    import numpy as np
+
+    from stages import figures
+
+    def losses(evaluations: list[dict[str, Any]]) -> np.ndarray:
+        return np.array([evaluation["curves"]["adversarial_loss"] for evaluation in evaluations])
+
+    both = list(zip(results, rows, strict=True))
+    adversarial = [
+        figures.AdversarialLoss(
+            _title(row, 12), result.poisoned[0]["curves"]["epochs"], losses(result.poisoned), losses(result.clean)
+        )
+        for result, row in both
+    ]
+    figures.save(figures.adversarial_loss(adversarial), out / "adversarial-loss.png")
+    brews = [
+        figures.BrewLoss(_title(row, 12), result.losses, result.poisons.info["restart"], row["brew_loss"])
+        for result, row in both
+    ]
+    figures.save(figures.brew_loss(brews), out / "brew-loss.png")
+    chart = figures.success(
+        [_title(row, 16) for row in rows],
+        [row["success"] for row in rows],
+        [row["clean_success"] for row in rows],
+        (rates["poison_success"], rates["clean_success"]),
+    )
+    figures.save(chart, out / "success.png")

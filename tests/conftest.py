@@ -1,0 +1,28 @@
+"""Real images for the tests: a folder named by BREWLINE_TEST_DATA, and what is unpacked from it once a session."""
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real data for tests; skips, visibly, where there is none."""
+    folder = os.environ.get("BREWLINE_TEST_DATA")
+    if not folder:
+        pytest.skip("BREWLINE_TEST_DATA is not set: it names the folder with cifar10.tar.xz")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def cifar10_folder(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of CIFAR-10 as a tree of JPEGs, {train,test}/CLASS/NNNN.jpg, unpacked once a session; never write into it."""
+    archive = test_data / "cifar10.tar.xz"
+    if not archive.exists():
+        pytest.skip(f"{archive} does not exist")
+    folder = tmp_path_factory.mktemp("cifar10")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / "cifar10"

@@ -1,0 +1,297 @@
+"""What every kind of store promises, tried on real storage.
+
+A kind is one more class with `Folder`'s methods in KINDS: how to open a new store, and how to get at what it holds
+behind its back, as a damaged disk or another program would.
+"""
+
+import subprocess
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.store import DamagedBlob, Manifest, Store, StoreError, new_write_id, open_store
+from stages.config import InputError
+
+
+class Folder:
+    def __init__(self, tmp_path: Path) -> None:
+        self.root = tmp_path / "store"
+        self.store: Store = open_store(self.root)
+
+    def names(self) -> set[str]:
+        """Everything that is kept: blobs, manifests and runs."""
+        paths = (path for kept in ("blobs", "steps", "runs") for path in (self.root / kept).rglob("*"))
+        return {path.relative_to(self.root).as_posix() for path in paths if path.is_file()}
+
+    def get(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def put(self, name: str, data: bytes) -> None:
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / name).write_bytes(data)
+
+    def delete(self, name: str) -> None:
+        (self.root / name).unlink()
+
+
+KINDS = {"folder": Folder}
+OUTPUTS = {"poisons/images.npy": b"\x00\x01\x02" * 1000, "poisons/deep/er/ids.npy": b"12345678", "empty": b""}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    return KINDS[request.param](tmp_path)
+
+
+def key_of(text: object) -> str:
+    return sha256(str(text).encode()).hexdigest()
+
+
+def draft(key: str, stage: str = "brew", **changes: Any) -> Manifest:
+    fields: dict[str, Any] = {"params": {"eps": 16}, "inputs": {"base": key_of("base")}, "write_id": new_write_id()}
+    return Manifest(stage=stage, key=key, version=1, **fields | changes)
+
+
+def commit(store: Store, manifest: Manifest, outputs: dict[str, bytes]) -> Manifest:
+    """Do what the runner does: write the outputs in the attempt's scratch folder and commit them."""
+    folder = store.scratch(manifest.key) / manifest.write_id
+    folder.mkdir()
+    for name, data in outputs.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    committed = store.commit(folder, manifest)
+    store.clear_scratch(manifest.key)
+    return committed
+
+
+def fetched(store: Store, manifest: Manifest, folder: Path) -> dict[str, bytes]:
+    store.fetch(manifest, folder)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def blob_of(manifest: Manifest, name: str) -> str:
+    return "blobs/" + next(blob.sha256 for blob in manifest.blobs if blob.name == name)
+
+
+def test_round_trip(kind: Folder, tmp_path: Path) -> None:
+    store, wanted = kind.store, draft(key_of(1), metrics={"objective": 0.25}, provenance={"host": "here"})
+    store.probe()
+    assert store.read("brew", wanted.key) is None
+    committed = commit(store, wanted, OUTPUTS)
+    assert committed == wanted.model_copy(update={"blobs": committed.blobs})
+    assert {blob.name: (blob.size, blob.sha256) for blob in committed.blobs} == {
+        name: (len(data), sha256(data).hexdigest()) for name, data in OUTPUTS.items()
+    }
+    again = open_store(store.url)
+    assert again.read("brew", wanted.key) == committed
+    assert again.missing(committed) == []
+    assert again.verify(committed) == []
+    assert fetched(again, committed, tmp_path / "inputs") == OUTPUTS
+    again.fetch(committed, tmp_path / "inputs")  # an attempt that was interrupted fetches again
+
+
+def test_a_step_may_leave_nothing_but_metrics(kind: Folder, tmp_path: Path) -> None:
+    committed = commit(kind.store, draft(key_of(1), "evaluate", metrics={"success": 1.0}), {})
+    assert kind.store.read("evaluate", key_of(1)) == committed
+    assert fetched(kind.store, committed, tmp_path / "inputs") == {}
+
+
+def test_the_same_content_is_kept_once(kind: Folder) -> None:
+    for step in range(3):
+        commit(kind.store, draft(key_of(step)), {"shard": b"same", "copy": b"same"})
+    assert [name for name in kind.names() if name.startswith("blobs/")] == [f"blobs/{sha256(b'same').hexdigest()}"]
+
+
+@pytest.mark.parametrize("damage", ["absent", "truncated", "flipped"])
+@pytest.mark.parametrize("rerun", ["same bytes", "other bytes"])
+def test_damage_is_found_and_repaired(kind: Folder, tmp_path: Path, damage: str, rerun: str) -> None:
+    store, key, name = kind.store, key_of(1), "poisons/images.npy"
+    first = commit(store, draft(key), OUTPUTS)
+    blob, data = blob_of(first, name), OUTPUTS[name]
+    kind.delete(blob)
+    if damage != "absent":
+        kind.put(blob, data[:-1] if damage == "truncated" else b"\xff" + data[1:])
+
+    assert [found.name for found in store.missing(first)] == ([] if damage == "flipped" else [name])
+    assert len(store.verify(first)) == 1
+    assert name in store.verify(first)[0]
+    with pytest.raises(DamagedBlob) as caught:
+        store.fetch(first, tmp_path / "damaged")
+    assert (caught.value.stage, caught.value.key, caught.value.name) == ("brew", key, name)
+
+    outputs = OUTPUTS if rerun == "same bytes" else OUTPUTS | {name: b"not deterministic"}
+    second = commit(store, draft(key), outputs)
+    assert (second == first) == (rerun == "same bytes")
+    assert store.read("brew", key) == second
+    assert store.verify(second) == []
+    assert fetched(store, second, tmp_path / "repaired") == outputs
+
+
+def test_the_first_commit_counts(kind: Folder) -> None:
+    first = commit(kind.store, draft(key_of(1)), OUTPUTS)
+    assert commit(kind.store, draft(key_of(1)), {"other": b"other"}) == first
+    assert kind.store.read("brew", key_of(1)) == first
+
+
+def test_a_commit_that_is_repeated_is_its_own(kind: Folder) -> None:
+    wanted = draft(key_of(1))
+    assert commit(kind.store, wanted, OUTPUTS) == commit(kind.store, wanted, OUTPUTS)
+
+
+@pytest.mark.parametrize("data", [b"", b'{"schema_version": 1, "sta', b'{"schema_version": 99}'])
+def test_an_unreadable_manifest_stops_everything_and_is_left_alone(kind: Folder, data: bytes) -> None:
+    store, name = kind.store, f"steps/brew/{key_of(1)}.json"
+    kind.put(name, data)
+    for use in (
+        lambda: store.read("brew", key_of(1)),
+        lambda: commit(store, draft(key_of(1)), OUTPUTS),
+        lambda: list(store.manifests()),
+    ):
+        with pytest.raises(StoreError, match=rf"{key_of(1)}\.json .*Nothing was deleted"):
+            use()
+    assert kind.get(name) == data
+
+
+RACER = """
+import sys, time
+from pathlib import Path
+from pipeline.store import Manifest, new_write_id, open_store
+store, go, me = open_store(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+drafts = [Manifest(stage="brew", key=key, version=1, params={}, inputs={}, write_id=new_write_id())
+          for key in sys.argv[4:]]
+for draft in drafts:
+    folder = store.scratch(draft.key) / draft.write_id
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep/same").write_bytes(b"same" + draft.key.encode())
+    (folder / "other").write_bytes(f"{me} {draft.key}".encode())
+print("ready", flush=True)
+while not go.exists():
+    time.sleep(0.001)
+for draft in drafts:
+    print(store.commit(store.scratch(draft.key) / draft.write_id, draft).to_json().decode().replace("\\n", ""))
+"""
+
+
+def race(kind: Folder, go: Path, keys: list[str], racers: int = 3) -> list[list[Manifest]]:
+    """What each of several processes got back that commit the same keys at the same time."""
+    command = [sys.executable, "-c", RACER, kind.store.url, str(go)]
+    processes = [
+        subprocess.Popen([*command, str(racer), *keys], stdout=subprocess.PIPE, text=True) for racer in range(racers)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    go.touch()
+    answers = [process.communicate(timeout=120)[0].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [0] * racers
+    return [
+        [Manifest.from_json(line.encode(), "answer", "brew", key) for line, key in zip(lines, keys, strict=True)]
+        for lines in answers
+    ]
+
+
+def test_racing_commits_agree(kind: Folder, tmp_path: Path) -> None:
+    keys = [key_of(step) for step in range(20)]
+    answers = race(kind, tmp_path / "go", keys)
+    assert answers.count(answers[0]) == len(answers)
+    assert list(kind.store.manifests()) == sorted(answers[0], key=lambda manifest: manifest.key)
+    assert [kind.store.verify(manifest) for manifest in answers[0]] == [[]] * len(keys)
+
+
+def test_racing_repairs_agree(kind: Folder, tmp_path: Path) -> None:
+    keys = [key_of(step) for step in range(20)]
+    for key in keys:
+        damaged = commit(kind.store, draft(key), {"lost": key.encode()})
+        kind.delete(blob_of(damaged, "lost"))
+    answers = race(kind, tmp_path / "go", keys)
+    assert answers.count(answers[0]) == len(answers)
+    assert [kind.store.read("brew", key) for key in keys] == answers[0]
+    assert [kind.store.verify(manifest) for manifest in answers[0]] == [[]] * len(keys)
+
+
+def test_an_attempt_whose_scratch_was_cleared_gets_the_manifest_that_counts(kind: Folder) -> None:
+    slow = draft(key_of(1))
+    folder = kind.store.scratch(slow.key) / slow.write_id
+    folder.mkdir()
+    quick = commit(kind.store, draft(key_of(1)), OUTPUTS)
+    assert not folder.exists()
+    assert kind.store.commit(folder, slow) == quick
+    with pytest.raises(StoreError, match="is gone"):
+        kind.store.commit(folder, draft(key_of(2)))
+
+
+def test_scratch_stays_until_it_is_cleared(kind: Folder) -> None:
+    checkpoint = kind.store.scratch(key_of(1)) / "checkpoint"
+    checkpoint.write_bytes(b"step 100")
+    assert (open_store(kind.store.url).scratch(key_of(1)) / "checkpoint").read_bytes() == b"step 100"
+    kind.store.clear_scratch(key_of(1))
+    kind.store.clear_scratch(key_of(1))
+    assert list(kind.store.scratch(key_of(1)).iterdir()) == []
+    for wrong in ("", "..", key_of(1)[:12]):
+        with pytest.raises(ValueError, match="is no key"):
+            kind.store.clear_scratch(wrong)
+
+
+def test_find_list_and_remove(kind: Folder) -> None:
+    store, keys = kind.store, ["abcd" + "0" * 60, "abcd" + "1" * 60, "abce" + "0" * 60]
+    brewed = [commit(store, draft(key), {"a": b"a"}) for key in keys]
+    trained = commit(store, draft(keys[0], "retrain"), {"a": b"a"})
+    assert store.find("abcd") == [("brew", keys[0]), ("brew", keys[1]), ("retrain", keys[0])]
+    assert store.find(keys[1]) == [("brew", keys[1])]
+    assert store.find("ffff") == []
+    for wrong in ("abc", "", "ABCD", "../..", "abc*", "a" * 65):
+        with pytest.raises(InputError, match="at least 4"):
+            store.find(wrong)
+    assert list(store.manifests()) == [*brewed, trained]
+    assert list(store.manifests("retrain")) == [trained]
+    assert list(store.manifests("select")) == []
+    assert store.remove("brew", keys[0])
+    assert not store.remove("brew", keys[0])
+    assert store.read("brew", keys[0]) is None
+    assert store.verify(trained) == []  # shares its blob with the step that was removed
+
+
+def test_runs(kind: Folder) -> None:
+    store = kind.store
+    assert store.runs() == []
+    assert store.read_run("first", "experiment.yaml") is None
+    store.write_run("first", "experiment.yaml", b"old")
+    store.write_run("first", "experiment.yaml", b"new")
+    store.append_run("second", "events.jsonl", '{"event": "started"}')
+    store.append_run("second", "events.jsonl", '{"event": "δ"}')
+    assert store.runs() == ["first", "second"]
+    assert store.read_run("first", "experiment.yaml") == b"new"
+    assert store.read_run("second", "events.jsonl") == '{"event": "started"}\n{"event": "δ"}\n'.encode()
+    assert {name for name in kind.names() if name.startswith("runs/")} == {
+        "runs/first/experiment.yaml",
+        "runs/second/events.jsonl",
+    }
+    with pytest.raises(ValueError, match="line break"):
+        store.append_run("second", "events.jsonl", "two\nlines")
+    for run, name in (("..", "a"), ("a", "../b"), ("", "a"), ("a/b", "c"), (".hidden", "a")):
+        with pytest.raises(InputError, match="run name"):
+            store.write_run(run, name, b"")
+
+
+def test_hits_are_quick(kind: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in range(1000):
+        data = {f"blob{number}": f"{step} {number}".encode() for number in range(3)}
+        for content in data.values():
+            kind.put(f"blobs/{sha256(content).hexdigest()}", content)
+        blobs = [
+            {"name": name, "size": len(content), "sha256": sha256(content).hexdigest()}
+            for name, content in data.items()
+        ]
+        kind.put(f"steps/brew/{key_of(step)}.json", draft(key_of(step), blobs=blobs).to_json())
+    started, hits = time.perf_counter(), 0
+    for step in range(1000):
+        manifest = kind.store.read("brew", key_of(step))
+        hits += manifest is not None and not kind.store.missing(manifest)
+    seconds = time.perf_counter() - started
+    assert hits == 1000
+    with capsys.disabled():
+        print(f"\n1,000 hits of 3 blobs: {seconds:.2f} s")  # noqa: T201
