@@ -58,7 +58,8 @@ class Reporter:
         self._rows = {
             stage: _Row(len(steps), sum(step.key in cached for step in steps)) for stage, steps in plan.by_stage()
         }
-        self._began = self._beat = time.monotonic()
+        self._settled: set[str] = set()
+        self._beat = time.monotonic()
         self._live = Live(get_renderable=self._table, console=console, refresh_per_second=4, transient=False)
 
     def __enter__(self) -> "Reporter":
@@ -80,6 +81,8 @@ class Reporter:
         for key, report in reports.items():
             step = self._plan.steps[key]
             row = self._rows[step.stage]
+            if key in self._settled:  # a report that was on its way when the step ended
+                continue
             if key not in row.running:
                 self._log_step(step, "running", host=report.host)
             began, _ = row.running.get(key, (now, report))
@@ -91,6 +94,7 @@ class Reporter:
 
     def ended(self, step: Step, manifest: Manifest) -> None:
         """A step is committed."""
+        self._settled.add(step.key)
         row = self._rows[step.stage]
         row.running.pop(step.key, None)
         row.ended += 1
@@ -101,6 +105,7 @@ class Reporter:
 
     def repeated(self, step: Step, why: str) -> None:
         """A step must run again."""
+        self._settled.discard(step.key)
         row = self._rows[step.stage]
         if row.running.pop(step.key, None) is None:
             row.cached = max(0, row.cached - 1)
@@ -109,6 +114,7 @@ class Reporter:
 
     def failed(self, step: Step, failure: Failure) -> None:
         """A step failed for good."""
+        self._settled.add(step.key)
         row = self._rows[step.stage]
         row.running.pop(step.key, None)
         row.failed += 1

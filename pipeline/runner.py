@@ -101,7 +101,7 @@ class Runner:
         self._running: dict[Any, Step] = {}
         self._ready: deque[Step] = deque()
         self._waiting: dict[str, set[str]] = {}
-        self._dependents: defaultdict[str, set[str]] = defaultdict(set)
+        self._dependents: defaultdict[str, list[str]] = defaultdict(list)
 
     def run(self, cached: set[str]) -> Outcome:
         """Run what is not in `cached`, and return when nothing more can run. KeyboardInterrupt ends it cleanly."""
@@ -135,7 +135,7 @@ class Runner:
             return
         self._waiting[step.key] = inputs
         for key in inputs:
-            self._dependents[key].add(step.key)
+            self._dependents[key].append(step.key)
 
     def _start_ready(self, board: Any) -> None:
         import ray

@@ -5,6 +5,7 @@ Laid out in inches from the top left corner, so that nothing overlaps whatever t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import style
@@ -62,7 +63,7 @@ class _Page:
         self.width, self.height = width, height
         self.figure = Figure(figsize=(width, height), dpi=DPI)
 
-    def text(self, x: float, y: float, text: str, **look: object) -> None:
+    def text(self, x: float, y: float, text: str, **look: Any) -> None:
         look = {"va": "center", "fontsize": 8.5, **look}
         self.figure.text(x / self.width, 1 - y / self.height, text, **look)
 

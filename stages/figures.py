@@ -8,7 +8,7 @@ colour-blind eyes and in print.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import style
@@ -26,7 +26,7 @@ POISONED, CLEAN = "#C44E00", "#5AA5D6"
 PANELS = 12
 """Most panels of small multiples in one picture."""
 
-STYLE = [
+STYLE: list[str | dict[str, Any]] = [
     "default",
     {
         "font.family": ["DejaVu Sans"],
@@ -163,26 +163,14 @@ def success(
     below = len(titles) + 0.5
     axes.hlines(rows, clean, poisoned, color=FAINT, linewidth=2, zorder=1)
     axes.axhline(len(titles) - 0.25, color=FAINT, linewidth=0.8)
-    looks = (
-        ("clean victims", clean, means[1], CLEAN, {"marker": "o", "facecolor": "white", "linewidth": 1.6, "s": 60}),
-        ("poisoned victims", poisoned, means[0], POISONED, {"marker": "o", "linewidth": 0, "s": 34}),
-    )
-    for _, values, _, colour, look in looks:
-        axes.scatter(values, rows, zorder=3, clip_on=False, **{"facecolor": colour, "edgecolor": colour, **look})
-    for offset, (_, _, mean, colour, _) in zip((0.16, -0.16), looks, strict=True):
-        hollow = "white" if colour == CLEAN else colour
-        axes.errorbar(
-            mean.mean,
-            below + offset,
-            xerr=mean.se,
-            fmt="D",
-            color=colour,
-            markerfacecolor=hollow,
-            markersize=6,
-            capsize=3,
-            clip_on=False,
-            zorder=4,
-        )
+    marks = []
+    for label, values, mean, colour, fill, size, shift in (
+        ("clean victims", clean, means[1], CLEAN, "white", 8.0, 0.16),
+        ("poisoned victims", poisoned, means[0], POISONED, POISONED, 5.0, -0.16),
+    ):
+        look: dict[str, Any] = {"color": colour, "markerfacecolor": fill, "markeredgewidth": 1.6, "clip_on": False}
+        marks += axes.plot(values, rows, "o", markersize=size, zorder=3, label=f"{label}: {mean}", **look)
+        axes.errorbar(mean.mean, below + shift, xerr=mean.se, fmt="D", markersize=5.5, capsize=3, zorder=4, **look)
     axes.set_yticks([*rows, below], [*titles, "mean ± standard error" if len(titles) > 1 else "mean"])
     axes.tick_params(axis="y", length=0, pad=9, labelcolor=INK)
     axes.set_ylim(below + 0.55, -0.6)
@@ -191,23 +179,7 @@ def success(
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("victims that call the target the intended class")
-    _legend(
-        figure,
-        [
-            Line2D(
-                [],
-                [],
-                linestyle="",
-                marker="o",
-                markersize=7 if colour == CLEAN else 6,
-                color=colour,
-                markerfacecolor="white" if colour == CLEAN else colour,
-                markeredgewidth=1.6,
-                label=f"{label}: {mean}",
-            )
-            for label, _, mean, colour, _ in reversed(looks)
-        ],
-    )
+    _legend(figure, marks[::-1])
     return figure
 
 
@@ -238,11 +210,11 @@ def _multiples(count: int, headline: str, across: str, up: str) -> tuple[Figure,
 
 
 def _headline(figure: Figure, text: str) -> None:
+    """The headline at the top left, and the layout of everything below it, with a margin all round."""
     width, height = figure.get_size_inches()
-    margin = 0.12
-    edges = (margin / width, margin / height, 1 - 2 * margin / width, 1 - 2 * margin / height)
-    figure.set_layout_engine("constrained", rect=edges)
-    figure.suptitle(text, x=margin / width, y=1 - margin / height, ha="left", va="top", fontsize=11, fontweight="bold")
+    x, y, band = 0.12 / width, 0.12 / height, 0.44 / height
+    figure.text(x, 1 - y, text, ha="left", va="top", fontsize=11, fontweight="bold").set_in_layout(False)
+    figure.set_layout_engine("constrained", rect=(x, y, 1 - 2 * x, 1 - y - band))
 
 
 def _legend(figure: Figure, lines: Sequence[Line2D]) -> None:

@@ -42,7 +42,7 @@ class Params(Config):
 
 @dataclass(frozen=True)
 class Rate:
-    """A mean over cases, in [0, 1], and its standard error: the sample's standard deviation / sqrt(n), none for n = 1."""
+    """A mean over n cases, in [0, 1], and its standard error: the sample's standard deviation / √n, none for n = 1."""
 
     mean: float
     se: float | None
@@ -98,7 +98,7 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
 def table(rows: Sequence[Mapping[str, Any]], rates: Mapping[str, Rate]) -> str:
     """The cases and their mean ± standard error as aligned plain text, rates in percent."""
     head = ("case", "target → intended", "poisons", "B", "success", "clean success", "accuracy", "clean accuracy")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     for row in rows:
         cells = (str(Rate(row[field], None)) for field in RATES.values())
         title = f"{row['target_class']} → {row['intended_class']}"

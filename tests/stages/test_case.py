@@ -48,7 +48,7 @@ def surrogates(digits_folder, tmp_path_factory):
         folder = tmp_path_factory.mktemp(f"surrogate{seed}")
         model = models.build(network, dataset.info, seed)
         ctx = Context(seed, Runtime(device="cpu"), Checkpoint(folder / "checkpoint"))
-        loop.train(model, dataset.train, Training(epochs=4), 0.05, ctx)
+        loop.train(model, dataset.train, Training(epochs=3, augmentation=None), 0.05, ctx)
         models.save(model, folder, network, dataset.info)
         folders.append(folder)
     return folders

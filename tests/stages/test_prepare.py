@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from stages.config import InputError
+from stages.data.canonical import CANONICAL
 from stages.data.datasets import Cifar10, DatasetConfig, Digits, ImageFolder, resolve
 from stages.data.image_tree import Form, decode_one
 from stages.data.sources import channel_statistics
@@ -150,14 +151,11 @@ def test_a_long_list_of_bad_files_is_cut_with_a_count(tmp_path: Path) -> None:
 
 def test_a_published_dataset_of_another_image_size_is_refused(photo: Image.Image, tmp_path: Path) -> None:
     for split in ("train", "test"):
-        for name in Cifar10Classes:
+        for name in CANONICAL["cifar10"].classes:
             (tmp_path / "tree" / split / name).mkdir(parents=True)
             photo.resize((40, 32)).save(tmp_path / "tree" / split / name / "0.png")
     with pytest.raises(InputError, match=r"is 40×32 pixels; expected 32×32"):
         prepare(resolve(Cifar10(root=tmp_path / "tree")), tmp_path)
-
-
-Cifar10Classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def test_a_tree_is_never_stored_as_the_published_dataset(cifar10_folder: Path, tmp_path: Path) -> None:
