@@ -1,8 +1,11 @@
 """Connecting to Ray: a cluster at an address, or one of this process alone that ends with it."""
 
+import logging
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from stages.config import InputError
 
@@ -28,11 +31,18 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
         os.environ.setdefault(name, value)
     import ray
 
-    local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address is None else {}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        # Without a name Ray would join a cluster of RAY_ADDRESS, or any that was started on this machine.
+        address = "local"
+        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+        ray.init(address, **options)
     except (ConnectionError, ValueError) as error:
         raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place
     try:
         yield ray.cluster_resources()
     finally:

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import platformdirs
 import typer
 import yaml
@@ -18,9 +17,9 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import runs
+from pipeline import report, runs
 from pipeline.execute import run_stage
-from pipeline.experiment import Experiment, load_experiment, named_experiments, prepare_experiment, read_yaml
+from pipeline.experiment import Experiment, load_experiments, named_experiments, prepare_experiment, read_yaml
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from pipeline.progress import Reporter
@@ -31,6 +30,9 @@ from stages.config import InputError, nearest
 from stages.stage import STAGES, Checkpoint, Runtime, load_stage
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+UsageError: Any = typer.BadParameter.__base__
+"""What typer raises for a wrong command line. It has no public name: typer brings its own click, or uses another."""
 
 Connect = Callable[[str | None], AbstractContextManager[Mapping[str, float]]]
 """Connects to the Ray cluster at an address (null: one of our own) and gives its resources."""
@@ -52,13 +54,13 @@ def main(connect: Connect) -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         sys.exit(app(obj=connect, standalone_mode=False))
-    except click.ClickException as error:
+    except UsageError as error:
         error.show()
-        sys.exit(error.exit_code)
+        sys.exit(BAD_INPUT)
     except (InputError, StoreError) as error:
         print(f"brewline: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("brewline: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
@@ -86,22 +88,24 @@ def run(
         connect: Connect = context.obj
         console = Console(stderr=True)
         with connect(address) as resources:
-            slots = resources.get("CPU", 1) / asked.runtime.cpus
+            runtime = next(iter(asked.values())).runtime
+            slots = resources.get("CPU", 1) / runtime.cpus
             with Reporter(plan, opened, cached, slots, console) as reporter:
-                outcome = Runner(plan, opened, asked.runtime, resources, reporter).run(cached)
+                outcome = Runner(plan, opened, runtime, resources, reporter).run(cached)
     _conclude(plan, opened, outcome, time.monotonic() - began, as_json)
 
 
 def _conclude(plan: Plan, store: Store, outcome: Outcome, seconds: float, as_json: bool) -> None:
     """Print how a run ended, and leave with its exit code."""
-    summary: dict[str, Any] = {"cases": [], "summary": None}
-    if not outcome.failed:
-        summary = runs.publish_summary(store, plan)
-        print((store.read_run(plan.run, runs.TABLE) or b"").decode())
+    results = {} if outcome.failed else runs.publish(store, plan)
+    for variant, result in results.items():
+        print(f"{variant}\n{result.table}" if variant else result.table)
+    if len(results) > 1:
+        print(report.comparison({variant: result.figures for variant, result in results.items()}))
     counts = outcome.counts(plan)
     print(f"{counts['total']} steps: " + ", ".join(f"{counts[name]} {name}" for name in list(counts)[1:]), end="")
     print(f", {seconds:.1f} s. Run {plan.run} in {store.url}")
-    if not outcome.failed:
+    if results:
         print(f"Pictures and summary: {Path(store.url) / 'runs' / plan.run}")
     for key, failure in outcome.failed.items():
         print(f"\nfailed: {plan.steps[key].label} ({key[:SHOWN]})\n  why: {failure.why}\n  log: {failure.log}")
@@ -109,17 +113,27 @@ def _conclude(plan: Plan, store: Store, outcome: Outcome, seconds: float, as_jso
         print(f"\n{len(outcome.blocked)} steps are blocked. To resume: {_command()}")
     if as_json:
         head = {"run": plan.run, "store": store.url, "steps": counts, "seconds": round(seconds, 3)}
-        print(json.dumps(head | summary))
+        print(json.dumps(head | _figures(results)))
     if outcome.failed:
         raise typer.Exit(BAD_INPUT if all(failure.bad_input for failure in outcome.failed.values()) else FAILED)
+
+
+def _figures(results: Mapping[str, runs.Result]) -> dict[str, Any]:
+    """The figures of a run; by variant where its experiment names any."""
+    if not results:
+        return {"cases": [], "summary": None}
+    if "" in results:
+        return results[""].figures
+    return {"variants": {variant: result.figures for variant, result in results.items()}}
 
 
 def _command() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def _planned(name: str, settings: list[str], store: str) -> tuple[Experiment, Plan, Store]:
-    asked = prepare_experiment(load_experiment(name, settings))
+def _planned(name: str, settings: list[str], store: str) -> tuple[dict[str, Experiment], Plan, Store]:
+    loaded = load_experiments(name, settings)
+    asked = {variant: prepare_experiment(experiment) for variant, experiment in loaded.items()}
     opened = open_store(store)
     opened.probe()
     return asked, plan_of(asked), opened
@@ -156,7 +170,7 @@ def status(
     for state in ("running", "failed"):
         for step in (step for step in found if step.state == state):
             print(f"{state:<8} {step.label:<34} {step.key[:SHOWN]}  since {step.since}  {step.note}")
-    table = Table("stage", *[name for name in runs.STATES], box=None)
+    table = Table("stage", *runs.STATES, box=None)
     for stage in STAGES:
         here = [step.state for step in found if step.stage == stage]
         if here:
@@ -178,17 +192,20 @@ def why(
         print(yaml.safe_dump(first, sort_keys=False), end="")
         return
     second_ref, second = runs.made_of(opened, other)
-    table = Table("field", f"{ref.stage} {ref.key[:SHOWN]}", f"{second_ref.stage} {second_ref.key[:SHOWN]}", box=None)
+    print(f"# {ref.stage} {ref.key[:SHOWN]} -> {second_ref.stage} {second_ref.key[:SHOWN]}")
     for path, one, two in difference(first, second):
-        table.add_row(path, json.dumps(one), json.dumps(two))
-    Console().print(table if ref != second_ref else "the keys are the same")
+        print(f"{path}: {json.dumps(one)} -> {json.dumps(two)}")
+    if ref == second_ref:
+        print("the keys are the same")
 
 
 @app.command()
 def experiments() -> None:
     """List the experiments that ship with brewline."""
     for name in named_experiments():
-        print(f"{name:<26} {load_experiment(name).description}")
+        variants = load_experiments(name)
+        rows = f" ({len(variants)} variants)" if len(variants) > 1 else ""
+        print(f"{name:<26} {next(iter(variants.values())).description}{rows}")
 
 
 @app.command()
@@ -251,7 +268,9 @@ def cache_verify(store: StoreOption = DEFAULT_STORE) -> None:
         for problem in opened.verify(manifest):
             damaged += 1
             print(f"{manifest.stage} {manifest.key[:SHOWN]}: {problem}")
-    print(f"{count} steps, {damaged} damaged outputs" + ("; running their experiment again repairs them" * bool(damaged)))
+    print(f"{count} steps, {damaged} damaged outputs")
+    if damaged:
+        print("`brewline cache rm KEY …` takes their steps out; they run again, and are repaired, when they are needed")
     raise typer.Exit(FAILED if damaged else DONE)
 
 

@@ -39,7 +39,9 @@ def committed(store: Store, step: Step) -> Manifest | None:
     if manifest is None or store.missing(manifest):
         return None
     if (manifest.params, manifest.inputs) != (step.made_of["params"], step.made_of["inputs"]):
-        raise RuntimeError(f"{step.stage} {step.key} in {store.url} is made of other params or inputs than {step.label}")
+        raise RuntimeError(
+            f"{step.stage} {step.key} in {store.url} is made of other params or inputs than {step.label}"
+        )
     return manifest
 
 
@@ -52,10 +54,31 @@ def execute(step: Step, store: Store, runtime: Runtime, report: Report | None = 
     scratch = store.scratch(step.key)
     attempt = scratch / write_id
     try:
+        with (scratch / LOG).open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            manifest = _attempt(step, store, runtime, attempt, write_id, report)
+    except InputGone:
+        raise
+    except Exception:
+        # Another attempt that commits first clears the scratch folder, and this one's files with it.
+        theirs = committed(store, step)
+        if theirs is None:
+            raise
+        manifest = theirs
+    finally:
+        shutil.rmtree(attempt, ignore_errors=True)
+    store.clear_scratch(step.key)
+    return manifest
+
+
+def _attempt(
+    step: Step, store: Store, runtime: Runtime, attempt: Path, write_id: str, report: Report | None
+) -> Manifest:
+    try:
         inputs = {role: _fetch(store, ref, attempt / "inputs" / role) for role, ref in step.inputs.items()}
         started, clock = datetime.now(UTC), time.monotonic()
-        with (scratch / LOG).open("a") as log, redirect_stdout(log), redirect_stderr(log):
-            metrics = run_stage(step.stage, step.params, inputs, attempt / "out", runtime, Checkpoint(scratch), report)
+        metrics = run_stage(
+            step.stage, step.params, inputs, attempt / "out", runtime, Checkpoint(attempt.parent), report
+        )
         provenance = {
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - clock, 3),
@@ -65,11 +88,10 @@ def execute(step: Step, store: Store, runtime: Runtime, report: Report | None = 
         draft = Manifest(
             **step.made_of, key=step.key, write_id=write_id, metrics=metrics, provenance=provenance, blobs=()
         )
-        manifest = store.commit(attempt / "out", draft)
-    finally:
-        shutil.rmtree(attempt, ignore_errors=True)
-    store.clear_scratch(step.key)
-    return manifest
+        return store.commit(attempt / "out", draft)
+    except Exception:
+        traceback.print_exc()
+        raise
 
 
 def run_stage(
@@ -81,17 +103,13 @@ def run_stage(
     checkpoint: Checkpoint,
     report: Report | None = None,
 ) -> Metrics:
-    """Run a stage on folders. An exception's traceback goes to standard error, and the exception on to the caller."""
+    """Run a stage on folders."""
     import torch
 
     torch.set_num_threads(max(1, int(runtime.cpus)))
     out.mkdir(parents=True, exist_ok=True)
     context = Context(getattr(params, "seed", 0), runtime, checkpoint, report)
-    try:
-        metrics: Metrics = load_stage(stage).run(params, inputs, out, context)
-    except Exception:
-        traceback.print_exc()
-        raise
+    metrics: Metrics = load_stage(stage).run(params, inputs, out, context)
     return metrics
 
 

@@ -1,5 +1,7 @@
 """The experiment file: YAML into pydantic models, with every value checked before anything runs."""
 
+import copy
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -54,7 +56,7 @@ class Victims(Config):
 class Runtimes(Runtime):
     """What steps need to run, for all stages and for single ones. Nothing here changes a result or a key."""
 
-    stages: dict[Literal[STAGES], Runtime] = {}  # type: ignore[valid-type]
+    stages: dict[Literal[STAGES], Runtime] = Field(default_factory=dict)  # type: ignore[valid-type]
     """Fields that differ for one stage, as in `stages: {brew: {cpus: 2}}`."""
 
     def of(self, stage: str) -> Runtime:
@@ -101,10 +103,11 @@ def named_experiments() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
-def load_experiment(file_or_name: str, settings: Iterable[str] = ()) -> Experiment:
+def load_experiments(file_or_name: str, settings: Iterable[str] = ()) -> dict[str, Experiment]:
     """Read an experiment by file or by name, with `field.path=value` settings over it.
 
-    Raises InputError that names the field, what was found and what was expected.
+    A file may name `variants`: {name: {field.path: value}}, the rows of a table, say. Gives one experiment a variant,
+    or one under the name "". Raises InputError that names the field, what was found and what was expected.
     """
     named = named_experiments()
     file = named.get(file_or_name, Path(file_or_name))
@@ -112,9 +115,29 @@ def load_experiment(file_or_name: str, settings: Iterable[str] = ()) -> Experime
         hint = nearest(file_or_name, named)
         raise InputError(f"no experiment {file_or_name!r}: it is neither a file nor a named experiment; {hint}")
     data = read_yaml(file)
-    for setting in settings:
-        _set(data, setting)
-    return parse(data, str(file_or_name))
+    given = [_setting(text) for text in settings]
+    experiments = {}
+    for variant, own in _variants(data, file).items():
+        varied = copy.deepcopy(data)
+        for path, value in [*own.items(), *given]:
+            _set(varied, path, value)
+        experiments[variant] = parse(varied, f"{file_or_name}, variant {variant}" if variant else file_or_name)
+    return experiments
+
+
+def _variants(data: dict[str, Any], file: Path) -> dict[str, dict[str, Any]]:
+    """Take the variants out of a file's data; one without a name where there are none."""
+    variants = data.pop("variants", None)
+    if variants is None:
+        return {"": {}}
+    if not isinstance(variants, dict) or not variants:
+        raise InputError(f"{file}: variants is {variants!r}; expected {{name: {{field.path: value}}}}")
+    for name, own in variants.items():
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", str(name)):
+            raise InputError(f"{file}: variant {name!r} is no name; use small letters, digits, '.' and '-'")
+        if not isinstance(own, dict):
+            raise InputError(f"{file}: variant {name} is {own!r}; expected {{field.path: value}}")
+    return variants
 
 
 def parse(data: Mapping[str, Any], origin: str) -> Experiment:
@@ -141,7 +164,7 @@ class _UniqueLoader(yaml.SafeLoader):
     """YAML's safe loader, which also refuses a mapping that names a field twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [self.construct_object(name, deep=True) for name, _ in node.value]  # type: ignore[no-untyped-call]
+        names = [self.construct_object(name, deep=True) for name, _ in node.value]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise InputError(f"field {twice[0]!r} stands twice, line {node.start_mark.line + 1}; keep one")
@@ -151,30 +174,34 @@ class _UniqueLoader(yaml.SafeLoader):
 def read_yaml(file: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping. Raises InputError that names the file."""
     try:
-        data = yaml.load(file.read_text(encoding="utf-8"), _UniqueLoader)  # noqa: S506
-    except (yaml.YAMLError, UnicodeDecodeError, InputError) as error:
+        data = yaml.load(file.read_text(encoding="utf-8"), _UniqueLoader)
+    except (OSError, yaml.YAMLError, ValueError) as error:
         raise InputError(f"{file} cannot be read as YAML: {error}") from None
     if not isinstance(data, dict):
-        raise InputError(f"{file} holds {type(data).__name__}, and an experiment is a mapping of fields to values")
+        raise InputError(f"{file} holds {type(data).__name__}; expected a mapping of fields to values")
     return data
 
 
-def _set(data: dict[str, Any], setting: str) -> None:
-    """Put one `field.path=value` into `data`; the value is read as YAML."""
-    path, equals, text = setting.partition("=")
+def _setting(text: str) -> tuple[str, Any]:
+    """A `field.path=value` of the command line; the value is read as YAML."""
+    path, equals, value = text.partition("=")
     if not equals or not path:
-        raise InputError(f"--set {setting}: expected field.path=value, as in attack.eps=8")
+        raise InputError(f"--set {text}: expected field.path=value, as in attack.eps=8")
     try:
-        value = yaml.load(text, _UniqueLoader)  # noqa: S506
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {setting}: the value cannot be read as YAML: {error}") from None
+        return path, yaml.load(value, _UniqueLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"--set {text}: the value cannot be read as YAML: {error}") from None
+
+
+def _set(data: dict[str, Any], path: str, value: Any) -> None:
+    """Put a value at `field.path` in `data`."""
     *parents, last = path.split(".")
     for depth, name in enumerate(parents):
-        child = data.setdefault(name, {})
+        child = data.get(name)
         if child is None:
             child = data[name] = {}
         if not isinstance(child, dict):
-            raise InputError(f"--set {setting}: {'.'.join(parents[: depth + 1])} is {child!r}, which has no fields")
+            raise InputError(f"cannot set {path}: {'.'.join(parents[: depth + 1])} is {child!r}, which has no fields")
         data = child
     data[last] = value
 

@@ -1,32 +1,34 @@
 """From an experiment to its steps. Pure: no file is read and nothing runs, so a plan can be printed and counted."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pipeline.experiment import Experiment
-from pipeline.step import Ref, Step
+from pipeline.step import Ref, Step, canonical
 from stages import brew, case, evaluate, export, prepare, pretrain, retrain, select, summarize
 from stages.config import Config
-from stages.data.cases import OutlierCases, only
+from stages.data.cases import BenchmarkCases, OutlierCases, only
 from stages.stage import STAGES, derive_seed
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a run by key, inputs before those who need them; the last is the summary."""
+    """The steps of a run by key, inputs before those who need them.
+
+    summaries: the step that sums up each variant of the experiment; under "" where there are no variants.
+    """
 
     name: str
     steps: dict[str, Step] = field(default_factory=dict)
+    summaries: dict[str, Ref] = field(default_factory=dict)
 
-    @property
-    def summary(self) -> Step:
-        """The step that sums the run up."""
-        return next(reversed(self.steps.values()))
-
-    @property
+    @cached_property
     def run(self) -> str:
         """The name of the run: the same experiment gives the same run, on every machine."""
-        return f"{self.name}-{self.summary.key[:8]}"
+        keys = {variant: ref.key for variant, ref in self.summaries.items()}
+        return f"{self.name}-{hashlib.sha256(canonical(keys)).hexdigest()[:8]}"
 
     def by_stage(self) -> Iterator[tuple[str, list[Step]]]:
         """The steps of each stage that has any, in the order of the pipeline."""
@@ -41,9 +43,16 @@ class Plan:
         return step.ref
 
 
-def plan(experiment: Experiment) -> Plan:
-    """All steps of an experiment. Equal steps (clean victims of several cases, say) are one."""
-    made = Plan(experiment.name)
+def plan(experiments: Mapping[str, Experiment]) -> Plan:
+    """All steps of an experiment's variants. Equal steps (clean victims of several cases, say) are one."""
+    made = Plan(next(iter(experiments.values())).name)
+    for variant, experiment in experiments.items():
+        made.summaries[variant] = _plan(experiment, made)
+    return made
+
+
+def _plan(experiment: Experiment, made: Plan) -> Ref:
+    """Add one experiment's steps; the last one sums it up."""
     params = prepare.Params(dataset=experiment.dataset)
     dataset = {"dataset": made.add("prepare", params, f"prepare {experiment.dataset.kind}", {})}
     surrogates = _surrogates(experiment, made, dataset)
@@ -52,7 +61,9 @@ def plan(experiment: Experiment) -> Plan:
     summary = dict(dataset)
     for c in range(experiment.cases.count):
         drawn = _case(experiment, made, c, dataset, surrogates)
-        brews = {f"brew.{r}": _brew(experiment, made, c, r, dataset | drawn | surrogates) for r in _restarts(experiment)}
+        brews = {
+            f"brew.{r}": _brew(experiment, made, c, r, dataset | drawn | surrogates) for r in _restarts(experiment)
+        }
         chosen = made.add("select", select.Params(), f"select case {c}", brews)
         checked = export.Params(eps=experiment.attack.eps)
         overlay = {"overlay": made.add("export", checked, f"export case {c}", {**dataset, "poisons": chosen})}
@@ -67,8 +78,7 @@ def plan(experiment: Experiment) -> Plan:
     counts = summarize.Params(
         cases=experiment.cases.count, victims=experiment.victims.count, restarts=experiment.attack.restarts
     )
-    made.add("summarize", counts, "summarize", summary)
-    return made
+    return made.add("summarize", counts, "summarize", summary)
 
 
 def _restarts(experiment: Experiment) -> range:
@@ -93,6 +103,8 @@ def _surrogates(experiment: Experiment, made: Plan, dataset: Mapping[str, Ref]) 
 def _case(
     experiment: Experiment, made: Plan, c: int, dataset: Mapping[str, Ref], surrogates: Mapping[str, Ref]
 ) -> dict[str, Ref]:
+    if isinstance(experiment.cases, BenchmarkCases):
+        raise TypeError("the benchmark's setups are not read yet: plan what prepare_experiment returns")
     cases, index = only(experiment.cases, c)
     params = case.Params(cases=cases, index=index, budget=experiment.attack.budget)
     inputs = {**dataset, **surrogates} if isinstance(cases, OutlierCases) else dataset

@@ -28,8 +28,7 @@ class _Row:
     """One stage's figures."""
 
     total: int
-    cached: int
-    ended: int = 0
+    done: set[str]
     failed: int = 0
     seconds: list[float] = field(default_factory=list)
     running: dict[str, tuple[float, Progress]] = field(default_factory=dict)
@@ -56,14 +55,14 @@ class Reporter:
     def __init__(self, plan: Plan, store: Store, cached: set[str], slots: float, console: Console) -> None:
         self._plan, self._store, self._console, self._slots = plan, store, console, max(slots, 1)
         self._rows = {
-            stage: _Row(len(steps), sum(step.key in cached for step in steps)) for stage, steps in plan.by_stage()
+            stage: _Row(len(steps), {step.key for step in steps} & cached) for stage, steps in plan.by_stage()
         }
         self._settled: set[str] = set()
         self._beat = time.monotonic()
         self._live = Live(get_renderable=self._table, console=console, refresh_per_second=4, transient=False)
 
     def __enter__(self) -> "Reporter":
-        self._log("run", "began", cached=sum(row.cached for row in self._rows.values()), total=len(self._plan.steps))
+        self._log("run", "began", cached=self._done(), total=len(self._plan.steps))
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -97,7 +96,7 @@ class Reporter:
         self._settled.add(step.key)
         row = self._rows[step.stage]
         row.running.pop(step.key, None)
-        row.ended += 1
+        row.done.add(step.key)
         row.seconds.append(manifest.provenance["seconds"])
         row.figures = _figures(manifest.metrics) or row.figures
         self._log_step(step, "done", seconds=manifest.provenance["seconds"], host=manifest.provenance["host"])
@@ -107,10 +106,10 @@ class Reporter:
         """A step must run again."""
         self._settled.discard(step.key)
         row = self._rows[step.stage]
-        if row.running.pop(step.key, None) is None:
-            row.cached = max(0, row.cached - 1)
+        row.running.pop(step.key, None)
+        row.done.discard(step.key)
         self._log_step(step, "repeated", why=why)
-        self._console.print(f"{step.label}: {why}; it runs again", style="yellow", highlight=False)
+        self._console.print(f"{step.label}: {why}; it runs again", style="yellow", highlight=False, markup=False)
 
     def failed(self, step: Step, failure: Failure) -> None:
         """A step failed for good."""
@@ -123,9 +122,11 @@ class Reporter:
 
     def _line(self, step: Step, text: str) -> None:
         if not self._console.is_terminal:
-            done = sum(row.cached + row.ended for row in self._rows.values())
-            count = f"[{done:>{len(str(len(self._plan.steps)))}}/{len(self._plan.steps)}]"
+            count = f"[{self._done():>{len(str(len(self._plan.steps)))}}/{len(self._plan.steps)}]"
             self._console.print(f"{count} {step.label:<34} {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def _done(self) -> int:
+        return sum(len(row.done) for row in self._rows.values())
 
     def _heartbeat(self) -> None:
         for stage, row in self._rows.items():
@@ -134,21 +135,21 @@ class Reporter:
                 self._log_step(step, "progress", done=report.done, total=report.total, figures=report.figures)
             if row.running and not self._console.is_terminal:
                 left = _duration(self._left(row))
-                text = f"      {stage}: {row.cached + row.ended} of {row.total}, {len(row.running)} running, {left} left"
+                text = f"      {stage}: {len(row.done)} of {row.total}, {len(row.running)} running, {left} left"
                 self._console.print(f"{text}  {row.figures}", highlight=False, markup=False, soft_wrap=True)
 
     def _left(self, row: _Row) -> float | None:
         """Seconds until the stage is done, if it had the whole cluster."""
         each = row.seconds_a_step()
-        todo = row.total - row.cached - row.ended - row.failed - row.fraction_running
+        todo = row.total - len(row.done) - row.failed - row.fraction_running
         return None if each is None else todo * each / min(self._slots, max(todo, 1))
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
         for justify in ("left", "left", "right", "right", "right", "left"):
-            table.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]
+            table.add_column(justify=justify, no_wrap=True)
         for stage, row in self._rows.items():
-            done = row.cached + row.ended
+            done = len(row.done)
             bar = ProgressBar(total=row.total, completed=done + row.fraction_running, width=24)
             each = row.seconds_a_step()
             rate = f"{each:.1f} s a step" if each is not None else ""
@@ -185,4 +186,3 @@ def _duration(seconds: float | None) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {whole:02d} s" if minutes else f"{whole} s"
-

@@ -80,8 +80,8 @@ def cached_steps(plan: Plan, store: Store) -> set[str]:
 
 
 def needed_steps(plan: Plan, cached: set[str]) -> set[str]:
-    """The steps to run: the summary if it is not there, and whatever a step to run needs that is not there."""
-    needed = {plan.summary.key} - cached
+    """The steps to run: the summaries that are not there, and whatever a step to run needs that is not there."""
+    needed = {ref.key for ref in plan.summaries.values()} - cached
     for step in reversed(plan.steps.values()):
         if step.key in needed:
             needed |= {ref.key for ref in step.inputs.values()} - cached
@@ -112,7 +112,7 @@ class Runner:
         check_resources([self._plan.steps[key] for key in needed], self._runtimes, self._resources)
         for key in (key for key in self._plan.steps if key in needed):
             self._wait_for(self._plan.steps[key], needed)
-        board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
+        board: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Board).remote()
         try:
             self._start_ready(board)
             while self._running:
@@ -144,7 +144,8 @@ class Runner:
             step = self._ready.popleft()
             self._attempts[step.key] += 1
             runtime = self._runtimes.of(step.stage)
-            task = ray.remote(max_retries=0, **ray_options(runtime, step.stage, self._resources))(_work)
+            options: dict[str, Any] = ray_options(runtime, step.stage, self._resources)
+            task = ray.remote(max_retries=0, **options)(_work)
             self._running[task.remote(step, self._store.url, runtime, board)] = step
 
     def _settle(self, step: Step, reference: Any) -> None:
@@ -153,6 +154,9 @@ class Runner:
 
         try:
             result = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            self._fail(step, Failure(f"it could not start on a worker: {error}", self._log(step)))
+            return
         except ray.exceptions.RayError as error:
             self._repeat(step, f"its worker died ({type(error).__name__})")
             return
@@ -181,18 +185,20 @@ class Runner:
         if step.key in self._outcome.failed:
             return
         if self._attempts[step.key] >= ATTEMPTS:
-            log = str(self._store.scratch(step.key) / LOG)
-            self._fail(step, Failure(f"{why}, {ATTEMPTS} times; was memory short?", log))
+            self._fail(step, Failure(f"{why}, {ATTEMPTS} times; was memory short?", self._log(step)))
             return
         self._watcher.repeated(step, why)
         self._ready.append(step)
+
+    def _log(self, step: Step) -> str:
+        return str(self._store.scratch(step.key) / LOG)
 
     def _fail(self, step: Step, failure: Failure) -> None:
         self._outcome.failed[step.key] = failure
         self._watcher.failed(step, failure)
 
 
-def ray_options(runtime: Runtime, stage: str, resources: Mapping[str, float]) -> dict[str, float]:
+def ray_options(runtime: Runtime, stage: str, resources: Mapping[str, float]) -> dict[str, Any]:
     """What a step of a stage takes of a node, in Ray's terms."""
     computes = stage in ("pretrain", "brew", "retrain", "evaluate")
     automatic = 1 if computes and resources.get("GPU", 0) > 0 and runtime.device != "cpu" else 0

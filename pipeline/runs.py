@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,26 @@ EXPERIMENT, PLAN, SUMMARY, TABLE = "experiment.yaml", "plan.json", "summary.json
 STATES = ("done", "running", "failed", "left")
 
 
-def record(store: Store, plan: Plan, experiment: Experiment) -> None:
+def record(store: Store, plan: Plan, experiments: Mapping[str, Experiment]) -> None:
     """Write down what is run, before it runs."""
-    asked = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    store.write_run(plan.run, EXPERIMENT, asked.encode())
+    for variant, experiment in experiments.items():
+        asked = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        store.write_run(plan.run, _file(variant, EXPERIMENT), asked.encode())
     steps = [{"key": step.key, "label": step.label, **step.made_of} for step in plan.steps.values()]
     store.write_run(plan.run, PLAN, json.dumps(steps).encode())
+
+
+def _file(variant: str, name: str) -> str:
+    return f"{variant}.{name}" if variant else name
 
 
 def planned(store: Store, run: str) -> list[dict[str, Any]]:
     """The steps of a run as they were planned. Raises InputError for a run that is not there."""
     data = store.read_run(run, PLAN) if run in store.runs() else None
     if data is None:
-        raise InputError(f"no run {run!r} in {store.url}; {nearest(run, store.runs()) if store.runs() else 'it has none'}")
+        raise InputError(
+            f"no run {run!r} in {store.url}; {nearest(run, store.runs()) if store.runs() else 'it has none'}"
+        )
     steps: list[dict[str, Any]] = json.loads(data)
     return steps
 
@@ -89,7 +96,7 @@ def made_of(store: Store, prefix: str) -> tuple[Ref, dict[str, Any]]:
         if manifest is not None:
             found[ref] = _made_of(manifest)
     for run in store.runs():
-        for step in planned(store, run):
+        for step in json.loads(store.read_run(run, PLAN) or b"[]"):
             if step["key"].startswith(prefix):
                 found[Ref(step["stage"], step["key"])] = {name: step[name] for name in MADE_OF}
     if not found:
@@ -107,14 +114,25 @@ def _made_of(manifest: Manifest) -> dict[str, Any]:
     return {name: getattr(manifest, name) for name in MADE_OF}
 
 
-def publish_summary(store: Store, plan: Plan) -> dict[str, Any]:
-    """Copy the summary's files (figures, tables, pictures) into the run's folder, and give its figures."""
-    manifest = store.read(*plan.summary.ref)
-    if manifest is None:
-        raise RuntimeError(f"run {plan.run} ended without its summary; nothing failed, so this is a fault of brewline")
-    with tempfile.TemporaryDirectory() as folder:
-        store.fetch(manifest, Path(folder))
-        for blob in manifest.blobs:
-            store.write_run(plan.run, blob.name, (Path(folder) / blob.name).read_bytes())
-        figures: dict[str, Any] = json.loads((Path(folder) / SUMMARY).read_text())
-    return figures
+@dataclass(frozen=True)
+class Result:
+    """What one variant of a run found. figures: {cases, summary}; table: the same for people."""
+
+    figures: dict[str, Any]
+    table: str
+
+
+def publish(store: Store, plan: Plan) -> dict[str, Result]:
+    """Copy the summaries' files (figures, tables, pictures) into the run's folder; gives each variant's result."""
+    results = {}
+    for variant, ref in plan.summaries.items():
+        manifest = store.read(*ref)
+        if manifest is None:
+            raise RuntimeError(f"run {plan.run} ended without {ref}; nothing failed, so this is a fault of brewline")
+        with tempfile.TemporaryDirectory() as folder:
+            store.fetch(manifest, Path(folder))
+            for blob in manifest.blobs:
+                store.write_run(plan.run, _file(variant, blob.name), (Path(folder) / blob.name).read_bytes())
+            figures = json.loads((Path(folder) / SUMMARY).read_text())
+            results[variant] = Result(figures, (Path(folder) / TABLE).read_text())
+    return results

@@ -66,15 +66,21 @@ class Step:
 
 
 def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """The fields in which two `made_of` differ, as (path, value in first, value in second); ABSENT where it has none."""
+    """The fields in which two `made_of` differ: (path, value in first, value in second), ABSENT where there is none."""
 
     def flat(value: Any, path: str) -> dict[str, Any]:
         if isinstance(value, Mapping) and value:
-            return {k: v for name, item in value.items() for k, v in flat(item, f"{path}.{name}" if path else name).items()}
+            return {
+                k: v for name, item in value.items() for k, v in flat(item, f"{path}.{name}" if path else name).items()
+            }
         return {path: value}
 
     one, two = flat(first, ""), flat(second, "")
-    return [(p, one.get(p, ABSENT), two.get(p, ABSENT)) for p in sorted({*one, *two}) if one.get(p, ABSENT) != two.get(p, ABSENT)]
+    return [
+        (p, one.get(p, ABSENT), two.get(p, ABSENT))
+        for p in sorted({*one, *two})
+        if one.get(p, ABSENT) != two.get(p, ABSENT)
+    ]
 
 
 ABSENT = "(absent)"

@@ -44,7 +44,8 @@ class Config(BaseModel):
     def _known_fields(cls, data: Any) -> Any:
         unknown = [str(name) for name in data if name not in cls.model_fields] if isinstance(data, dict) else []
         if unknown:
-            raise ValueError("; ".join(f"unknown field {name!r}, {nearest(name, cls.model_fields)}" for name in unknown))
+            fields = cls.model_fields
+            raise ValueError("; ".join(f"unknown field {name!r}, {nearest(name, fields)}" for name in unknown))
         return data
 
 

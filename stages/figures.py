@@ -5,10 +5,10 @@ give the same bytes. Poisoned and clean differ in hue, in lightness, and in line
 colour-blind eyes and in print.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib import style
@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-if TYPE_CHECKING:
-    from stages.summarize import Rate
+from stages.summarize import rate
 
 INK, MUTED, FAINT = "#222222", "#6B6B6B", "#C9C9C9"
 POISONED, CLEAN = "#C44E00", "#5AA5D6"
@@ -105,8 +104,8 @@ def adversarial_loss(cases: Sequence[AdversarialLoss]) -> Figure:
             for line in losses:
                 panel.plot(case.epochs, line, dashes, color=colour, alpha=0.4, linewidth=0.8)
             panel.plot(case.epochs, losses.mean(0), dashes, color=colour, linewidth=2.2, marker=marker, markersize=4)
-        panel.set_ylim(bottom=0)
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    panels[0].set_ylim(bottom=0)  # of all panels, and only now: it ends the scaling to what is drawn
     _legend(
         figure,
         [
@@ -150,11 +149,14 @@ def brew_loss(cases: Sequence[BrewLoss]) -> Figure:
 
 @style.context(STYLE)
 def success(
-    titles: Sequence[str], poisoned: Sequence[float], clean: Sequence[float], means: "tuple[Rate, Rate]"
+    titles: Sequence[str],
+    poisoned: Sequence[float],
+    clean: Sequence[float],
+    means: tuple[Mapping[str, Any], Mapping[str, Any]],
 ) -> Figure:
     """Success in each case, poisoned against clean (fractions of the victims), and below the mean ± standard error.
 
-    means: poisoned and clean, over the cases.
+    means: `mean` and `se` over the cases (see `summarize.mean_and_error`), poisoned and clean.
     """
     figure = Figure(figsize=(7.2, 1.75 + 0.27 * (len(titles) + 1)), dpi=150)
     _headline(figure, "How often is the target taken for the intended class?")
@@ -169,8 +171,10 @@ def success(
         ("poisoned victims", poisoned, means[0], POISONED, POISONED, 5.0, -0.16),
     ):
         look: dict[str, Any] = {"color": colour, "markerfacecolor": fill, "markeredgewidth": 1.6, "clip_on": False}
-        marks += axes.plot(values, rows, "o", markersize=size, zorder=3, label=f"{label}: {mean}", **look)
-        axes.errorbar(mean.mean, below + shift, xerr=mean.se, fmt="D", markersize=5.5, capsize=3, zorder=4, **look)
+        marks += axes.plot(values, rows, "o", markersize=size, zorder=3, label=f"{label}: {rate(mean)}", **look)
+        axes.errorbar(
+            mean["mean"], below + shift, xerr=mean["se"], fmt="D", markersize=5.5, capsize=3, zorder=4, **look
+        )
     axes.set_yticks([*rows, below], [*titles, "mean ± standard error" if len(titles) > 1 else "mean"])
     axes.tick_params(axis="y", length=0, pad=9, labelcolor=INK)
     axes.set_ylim(below + 0.55, -0.6)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from stages.config import Config
+from stages.config import Config, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -130,14 +130,14 @@ class Context:
 
     @property
     def device(self) -> "torch.device":
-        """The device to compute on."""
+        """The device to compute on. Raises InputError where it is to be a GPU and there is none."""
         import torch
 
         name = self.runtime.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         if name == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("runtime.device is cuda, but torch sees no GPU here; use auto or cpu")
+            raise InputError("runtime.device is cuda, but torch sees no GPU here; use auto or cpu")
         return torch.device(name)
 
 

@@ -31,8 +31,8 @@ RATES = {
 
 
 class Params(Config):
-    """What there is to sum up. Inputs: `dataset`; of each case c `case.c`, `select.c`, `overlay.c`, and `brew.c.r` of
-    each restart r; of each victim v of it the evaluations `poisoned.c.v` and `clean.c.v`."""
+    """What there is to sum up. Inputs: `dataset`; of each case c `case.c`, `overlay.c` (the poisons that were trained
+    on), and `brew.c.r` of each restart r; of each victim v of it the evaluations `poisoned.c.v` and `clean.c.v`."""
 
     cases: Annotated[int, Field(ge=1)]
     victims: Annotated[int, Field(ge=1)]
@@ -41,26 +41,8 @@ class Params(Config):
 
 
 @dataclass(frozen=True)
-class Rate:
-    """A mean over n cases, in [0, 1], and its standard error: the sample's standard deviation / √n, none for n = 1."""
-
-    mean: float
-    se: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Rate":
-        """The mean of these and its standard error."""
-        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-        return cls(statistics.fmean(values), error)
-
-    def __str__(self) -> str:
-        spread = "" if self.se is None else f" ± {100 * self.se:.1f}"
-        return f"{100 * self.mean:.1f}{spread} %"
-
-
-@dataclass(frozen=True)
 class CaseResult:
-    """All that is known of one case: the draw, the chosen poisons, B at each step of each restart, and the evaluations
+    """All that is known of one case: the draw, the poisons, B at each step of each restart, and the evaluations
     of its victims, poisoned and clean with the same seeds."""
 
     number: int
@@ -83,41 +65,59 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     for result in results:
         poisons.check(result.poisons, dataset.train, result.poisons.info["eps"])
     rows = [_row(result, dataset.info.classes) for result in results]
-    rates = {name: Rate.of([row[field] for row in rows]) for name, field in RATES.items()}
     counts = {"cases": params.cases, "victims": params.victims}
-    summary = {name: {"mean": rate.mean, "se": rate.se, **counts} for name, rate in rates.items()}
+    summary = {name: {**mean_and_error([row[field] for row in rows]), **counts} for name, field in RATES.items()}
     (out / "summary.json").write_text(json.dumps({"cases": rows, "summary": summary}, indent=1, allow_nan=False))
-    (out / "table.txt").write_text(table(rows, rates))
+    (out / "table.txt").write_text(table(rows, summary))
     for result, row in zip(results, rows, strict=True):
         figures.save(case_picture(_picture(result, row, dataset)), out / f"case-{result.number:02d}.png")
         ctx.progress(result.number + 1, params.cases)
-    _charts(results, rows, rates, out)
+    _charts(results, rows, summary, out)
     return summary
 
 
-def table(rows: Sequence[Mapping[str, Any]], rates: Mapping[str, Rate]) -> str:
+def mean_and_error(values: Sequence[float]) -> dict[str, float | None]:
+    """`mean` and `se`, its standard error: the sample's standard deviation / √n, null for a single value."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "se": error}
+
+
+def table(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Mapping[str, Any]]) -> str:
     """The cases and their mean ± standard error as aligned plain text, rates in percent."""
     head = ("case", "target → intended", "poisons", "B", "success", "clean success", "accuracy", "clean accuracy")
-    lines: list[tuple[str, ...]] = [head]
+    lines = []
     for row in rows:
-        cells = (str(Rate(row[field], None)) for field in RATES.values())
+        rates = (f"{100 * row[field]:.1f} %" for field in RATES.values())
         title = f"{row['target_class']} → {row['intended_class']}"
-        lines.append((str(row["case"]), title, str(row["poisons"]), f"{row['brew_loss']:.4f}", *cells))
+        lines.append((str(row["case"]), title, str(row["poisons"]), f"{row['brew_loss']:.4f}", *rates))
     losses = statistics.fmean(row["brew_loss"] for row in rows)
-    means = (str(rates[name]) for name in RATES)
-    lines.append(("", "mean ± standard error" if len(rows) > 1 else "mean", "", f"{losses:.4f}", *means))
+    means = (rate(summary[name]) for name in RATES)
+    mean = ("", "mean ± standard error" if len(rows) > 1 else "mean", "", f"{losses:.4f}", *means)
+    return aligned(head, lines, mean, left=1)
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], foot: Sequence[str] = (), left: int = 0) -> str:
+    """A plain text table whose columns line up, to the right but for column `left`."""
+    lines = [head, *rows, *([foot] if foot else [])]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    aligned = [
-        "  ".join(cell.ljust(width) if column == 1 else cell.rjust(width) for column, (cell, width) in enumerate(cells))
+    text = [
+        "  ".join(cell.ljust(w) if column == left else cell.rjust(w) for column, (cell, w) in enumerate(cells)).rstrip()
         for cells in (zip(line, widths, strict=True) for line in lines)
     ]
-    rule = "-" * len(aligned[0])
-    return "\n".join([aligned[0], rule, *aligned[1:-1], rule, aligned[-1]]) + "\n"
+    rule = "-" * max(map(len, text))
+    body = [*text[1:-1], rule, text[-1]] if foot else text[1:]
+    return "\n".join([text[0], rule, *body]) + "\n"
+
+
+def rate(figure: Mapping[str, Any]) -> str:
+    """A mean in percent, with its standard error where it has one."""
+    spread = "" if figure["se"] is None else f" ± {100 * figure['se']:.1f}"
+    return f"{100 * figure['mean']:.1f}{spread} %"
 
 
 def _read(params: Params, inputs: Mapping[str, Path], c: int) -> CaseResult:
     from stages.data.cases import load_case
-    from stages.shards import poisons
+    from stages.shards import overlay, poisons
 
     def evaluations(kind: str) -> list[dict[str, Any]]:
         folders = (inputs[f"{kind}.{c}.{v}"] for v in range(params.victims))
@@ -125,7 +125,7 @@ def _read(params: Params, inputs: Mapping[str, Path], c: int) -> CaseResult:
 
     brews = (inputs[f"brew.{c}.{r}"] for r in range(params.restarts))
     losses = [json.loads((folder / "brew.json").read_text())["losses"] for folder in brews]
-    poison_set, case = poisons.load(inputs[f"select.{c}"]), load_case(inputs[f"case.{c}"])
+    poison_set, case = poisons.load(inputs[f"overlay.{c}"], overlay.STEM), load_case(inputs[f"case.{c}"])
     return CaseResult(c, case, poison_set, losses, evaluations("poisoned"), evaluations("clean"))
 
 
@@ -192,7 +192,7 @@ def _picture(result: CaseResult, row: Mapping[str, Any], dataset: "Dataset") -> 
     )
 
 
-def _charts(results: list[CaseResult], rows: list[dict[str, Any]], rates: Mapping[str, Rate], out: Path) -> None:
+def _charts(results: list[CaseResult], rows: list[dict[str, Any]], summary: Mapping[str, Any], out: Path) -> None:
     import numpy as np
 
     from stages import figures
@@ -217,6 +217,6 @@ def _charts(results: list[CaseResult], rows: list[dict[str, Any]], rates: Mappin
         [_title(row, 16) for row in rows],
         [row["success"] for row in rows],
         [row["clean_success"] for row in rows],
-        (rates["poison_success"], rates["clean_success"]),
+        (summary["poison_success"], summary["clean_success"]),
     )
     figures.save(chart, out / "success.png")

@@ -20,7 +20,7 @@ class StoreError(RuntimeError):
     """The store cannot do what was asked. The message names the file, says what was found and what to do."""
 
 
-class DamagedBlob(StoreError):  # noqa: N818
+class DamagedBlob(StoreError):
     """A blob of a committed step is absent or holds other bytes; running the step again repairs it."""
 
     def __init__(self, stage: str, key: str, name: str, problem: str) -> None:

@@ -38,13 +38,13 @@ def augment(images: torch.Tensor, draw: Draw) -> torch.Tensor:
     pixel (i, j) is read at (j + x, i + y); a flip mirrors where it is read.
     """
     count, _, height, width = images.shape
-    sign = torch.where(draw.flip, -1.0, 1.0)
-    theta = torch.zeros(count, 2, 3)
+    shift, sign = draw.shift.to(images.dtype), torch.where(draw.flip, -1.0, 1.0)
+    theta = torch.zeros(count, 2, 3, dtype=images.dtype)
     theta[:, 0, 0] = sign
     theta[:, 1, 1] = 1.0
     # affine_grid's coordinates run from -1 to 1 across width - 1 pixels.
-    theta[:, 0, 2] = sign * draw.shift[:, 0] * 2 / max(width - 1, 1)
-    theta[:, 1, 2] = draw.shift[:, 1] * 2 / max(height - 1, 1)
+    theta[:, 0, 2] = sign * shift[:, 0] * 2 / max(width - 1, 1)
+    theta[:, 1, 2] = shift[:, 1] * 2 / max(height - 1, 1)
     grid = affine_grid(theta.to(images), list(images.shape), align_corners=True)
     return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
 

@@ -1,8 +1,8 @@
 """The fields of an attack. The defaults are those of Witches' Brew for CIFAR-10 (Geiping et al. 2021, appendix A)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.config import Config, NotIdentity
 from stages.training.config import MultiStep
@@ -61,3 +61,8 @@ class Attack(Config):
     """Where delta starts: uniformly in the ball, or at 0."""
     derivative: Derivative = FiniteDifference()
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self.schedule.refuse_unreached(self.steps, "step")
+        return self

@@ -1,5 +1,6 @@
 """One restart of Algorithm 1: from a start in the ball, M steps of signed Adam on B, averaged over the surrogates."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from stages.brew.perturbation import Perturbation
 from stages.data.images import ImageSet
 from stages.stage import Context
 from stages.training.batches import pixels, to_tensor
+from stages.training.loop import to_device
 from stages.training.precision import precision
 
 CHECKPOINT_SECONDS = 30.0
@@ -53,7 +55,7 @@ def craft(
     device, micro_batch = ctx.device, ctx.runtime.micro_batch
     with precision("float32", device):
         for model in surrogates:
-            model.to(device, memory_format=torch.channels_last).eval().requires_grad_(True)
+            to_device(model, device).eval().requires_grad_(True)
         matchings = [_matching(model, targets, intended, attack, micro_batch, device) for model in surrogates]
         labels = torch.from_numpy(base.labels.copy()).to(device)
         perturbation = Perturbation(
@@ -70,6 +72,11 @@ def craft(
             gradient, loss = torch.zeros_like(inputs), 0.0
             for model, matching in zip(surrogates, matchings, strict=True):
                 value, part = mixed_derivative(attack.derivative, model, inputs, labels, matching, micro_batch)
+                if not math.isfinite(value):
+                    raise FloatingPointError(
+                        f"B is {value} at step {step + 1}: the poison gradient of a surrogate is 0 or not finite. One "
+                        "that is certain of every poison has nothing to match with; train it for fewer epochs"
+                    )
                 gradient += part
                 loss += value / len(surrogates)
             perturbation.step(_carried_back(gradient, draw, micro_batch))

@@ -10,7 +10,7 @@ Both see the poisons in micro-batches whose size changes the memory and not the 
 whole poison set. Both take the network as it is (evaluation mode, gradients on) and leave it bit for bit as it was.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -47,8 +47,8 @@ def poison_gradient(
 def double_backward(
     model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor, matching: Matching, micro_batch: int
 ) -> tuple[float, torch.Tensor]:
-    """The exact derivative. Where all poisons fit into one micro-batch, one graph; else g first, then one graph a part."""
-    parameters = list(model.parameters())
+    """The exact derivative: one graph where all poisons fit into one micro-batch, else g first, then a graph a part."""
+    parameters: list[torch.Tensor] = list(model.parameters())
     if len(inputs) <= micro_batch:
         x = inputs.detach().requires_grad_()
         gradient = torch.autograd.grad(cross_entropy(model(x), labels), parameters, create_graph=True)
@@ -74,7 +74,7 @@ def finite_difference(
     how: FiniteDifference,
 ) -> tuple[float, torch.Tensor]:
     """The derivative by a step of length h_rel·|θ| along v, two-sided (error O(h²)) or one-sided (O(h))."""
-    parameters = list(model.parameters())
+    parameters: list[torch.Tensor] = list(model.parameters())
     gradient, at_centre = _first_pass(model, inputs, labels, micro_batch, with_inputs=how.sides == 1)
     value, v = _direction(matching, gradient)
     length = inner(v, v).sqrt()
@@ -107,7 +107,7 @@ def _direction(matching: Matching, gradient: Gradient) -> tuple[torch.Tensor, li
     return value.detach(), list(torch.autograd.grad(value, leaves))
 
 
-def _shift(parameters: Sequence[torch.Tensor], kept: Sequence[torch.Tensor], v: Gradient, h: float) -> None:
+def _shift(parameters: list[torch.Tensor], kept: list[torch.Tensor], v: list[torch.Tensor], h: float) -> None:
     """θ ← kept + h·v, from the kept copy each time, so that h = 0 restores every bit."""
     with torch.no_grad():
         torch._foreach_copy_(parameters, kept)
@@ -119,7 +119,7 @@ def _first_pass(
     model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor, micro_batch: int, *, with_inputs: bool
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """(∇θ L, ∇x L or an empty tensor) over the whole set."""
-    parameters = list(model.parameters())
+    parameters: list[torch.Tensor] = list(model.parameters())
     total: list[torch.Tensor] = []
     of_inputs = torch.empty_like(inputs) if with_inputs else inputs.new_empty(0)
     for part in _parts(len(inputs), micro_batch):

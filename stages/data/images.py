@@ -1,5 +1,6 @@
 """The one form in which images travel between stages: uint8 arrays with labels and ids."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +20,7 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def of(self, ids: np.ndarray) -> "ImageSet":
+    def of(self, ids: Iterable[int]) -> "ImageSet":
         """The images with these ids, in the order asked for. Raises KeyError that names an id that is not there."""
         position = {int(identifier): index for index, identifier in enumerate(self.ids)}
         rows = np.array([position[int(identifier)] for identifier in ids], dtype=np.int64)

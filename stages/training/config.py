@@ -19,8 +19,19 @@ class MultiStep(Config):
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
 
     def milestones(self, length: int) -> tuple[int, ...]:
-        """The milestones for a training of `length` epochs (or a brew of `length` steps)."""
-        return self.after if self.after is not None else tuple(int(length // part) for part in (2.667, 1.6, 1.142))
+        """The milestones for a training of `length` epochs (or a brew of `length` steps), each after at least one."""
+        if self.after is not None:
+            return self.after
+        return tuple(int(length // part) for part in (2.667, 1.6, 1.142) if length >= part)
+
+    def refuse_unreached(self, length: int, unit: str) -> None:
+        """Raises ValueError where `after` names what a training of `length` epochs (or steps) never reaches."""
+        for milestone in self.after or ():
+            if not 0 < milestone < length:
+                raise ValueError(
+                    f"schedule.after names {unit} {milestone}, but there are {length} {unit}s; "
+                    f"name {unit}s between 0 and {length}, or leave it out for the paper's"
+                )
 
 
 class Cosine(Config):
@@ -69,8 +80,6 @@ class Training(Config):
     def _consistent(self) -> Self:
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0; set momentum, or nesterov: false")
-        if isinstance(self.schedule, MultiStep) and self.schedule.after is not None:
-            late = [epoch for epoch in self.schedule.after if not 0 < epoch < self.epochs]
-            if late:
-                raise ValueError(f"schedule.after names epoch {late[0]}, but the training has epochs: {self.epochs}")
+        if isinstance(self.schedule, MultiStep):
+            self.schedule.refuse_unreached(self.epochs, "epoch")
         return self

@@ -1,6 +1,8 @@
 """The one training loop, which surrogates and victims share. It knows nothing of any attack."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from stages.data.images import ImageSet
-from stages.stage import Context
+from stages.stage import Context, derive_seed
 from stages.training.batches import Batches, pixels, to_tensor
 from stages.training.config import Training
 from stages.training.precision import precision
@@ -53,7 +55,7 @@ def train(
     watch: images whose logits are kept every `watch_every` epochs and at the end; they never touch the training.
     """
     device = ctx.device
-    model.to(device, memory_format=torch.channels_last)
+    to_device(model, device)
     optimizer = _optimizer(model, training, learning_rate)
     batches = Batches(images, training.batch_size, training.augmentation, device)
     epochs = training.epochs if stop_after is None else min(stop_after, training.epochs)
@@ -62,18 +64,19 @@ def train(
     for epoch in range(first, epochs):
         model.train()
         losses, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-        for number, (inputs, labels) in enumerate(batches.epoch(ctx.rng("epoch", epoch))):
-            rate = learning_rate * rate_factor(training.schedule, epoch + number / len(batches), training.epochs)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with precision(training.precision, device):
-                logits = model(inputs)
-                loss = cross_entropy(logits, labels)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-            optimizer.step()
-            losses += loss.detach() * len(labels)
-            correct += (logits.detach().argmax(1) == labels).sum()
+        with _seeded(derive_seed(ctx.seed, "dropout", epoch), device):
+            for number, (inputs, labels) in enumerate(batches.epoch(ctx.rng("epoch", epoch))):
+                rate = learning_rate * rate_factor(training.schedule, epoch + number / len(batches), training.epochs)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                with precision(training.precision, device):
+                    logits = model(inputs)
+                    loss = cross_entropy(logits, labels)
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                optimizer.step()
+                losses += loss.detach() * len(labels)
+                correct += (logits.detach().argmax(1) == labels).sum()
         history.loss.append(losses.item() / len(images))
         history.accuracy.append(correct.item() / len(images))
         history.rate.append(rate)
@@ -92,6 +95,11 @@ def train(
     return history
 
 
+def to_device(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The network on the device, in the memory order in which images come (channels last)."""
+    return model.to(device=device).to(memory_format=torch.channels_last)
+
+
 @torch.no_grad()
 def predict(model: torch.nn.Module, images: ImageSet, ctx: Context) -> torch.Tensor:
     """Logits of all images in evaluation mode, float32 [N, classes] on the CPU."""
@@ -100,6 +108,16 @@ def predict(model: torch.nn.Module, images: ImageSet, ctx: Context) -> torch.Ten
     parts = [images.images[start : start + ctx.runtime.micro_batch] for start in rows]
     with precision("float32", ctx.device):
         return torch.cat([model(pixels(to_tensor(part, ctx.device))).float().cpu() for part in parts])
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's global generators, from which dropout draws, seeded for one block and put back after it."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
 
 
 def _optimizer(model: torch.nn.Module, training: Training, learning_rate: float) -> torch.optim.Optimizer:
@@ -115,9 +133,7 @@ def _optimizer(model: torch.nn.Module, training: Training, learning_rate: float)
     )
 
 
-def _save(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, history: History, epoch: int, ctx: Context
-) -> None:
+def _save(model: torch.nn.Module, optimizer: torch.optim.Optimizer, history: History, epoch: int, ctx: Context) -> None:
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}

@@ -17,7 +17,7 @@ def precision(name: Precision, device: torch.device) -> Iterator[None]:
     """
     if name == "tf32" and device.type != "cuda":
         raise InputError(
-            f"precision tf32 needs a GPU, and this step runs on {device.type}; set training.precision to float32 or bf16"
+            f"precision tf32 needs a GPU, and this step runs on {device.type}; set precision to float32 or bf16"
         )
     matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"

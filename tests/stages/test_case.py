@@ -12,7 +12,9 @@ from stages.models import Network
 from stages.shards import arrow
 from stages.stage import Checkpoint, Context, Runtime
 from stages.training import loop
-from stages.training.config import Training
+from stages.training.config import Augmentation, Training
+
+PLAIN = Augmentation(flip=False, pad=0)
 
 
 def run(params, inputs, folder, seed=0):
@@ -48,7 +50,7 @@ def surrogates(digits_folder, tmp_path_factory):
         folder = tmp_path_factory.mktemp(f"surrogate{seed}")
         model = models.build(network, dataset.info, seed)
         ctx = Context(seed, Runtime(device="cpu"), Checkpoint(folder / "checkpoint"))
-        loop.train(model, dataset.train, Training(epochs=3, augmentation=None), 0.05, ctx)
+        loop.train(model, dataset.train, Training(epochs=3, augmentation=PLAIN), 0.05, ctx)
         models.save(model, folder, network, dataset.info)
         folders.append(folder)
     return folders

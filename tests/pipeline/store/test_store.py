@@ -294,4 +294,4 @@ def test_hits_are_quick(kind: Folder, capsys: pytest.CaptureFixture[str]) -> Non
     seconds = time.perf_counter() - started
     assert hits == 1000
     with capsys.disabled():
-        print(f"\n1,000 hits of 3 blobs: {seconds:.2f} s")  # noqa: T201
+        print(f"\n1,000 hits of 3 blobs: {seconds:.2f} s")

@@ -1,0 +1,184 @@
+"""The training loop on real digits: it learns, and an interruption leaves no trace."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stages import models
+from stages.config import InputError
+from stages.data.images import Dataset
+from stages.models import Network
+from stages.shards import arrow
+from stages.stage import Checkpoint, Context, Runtime
+from stages.training import loop
+from stages.training.config import Augmentation, Constant, Cosine, Training
+
+PLAIN = Augmentation(flip=False, pad=0)
+SHAKY = Training(epochs=4, batch_size=64, schedule=Cosine(warmup=0.3), augmentation=Augmentation(flip=True, pad=1))
+RATE = 0.05
+
+
+class Interrupted(BaseException):
+    """As a killed process: nothing in the loop may catch it."""
+
+
+@pytest.fixture(scope="module")
+def digits(digits_folder) -> Dataset:
+    return arrow.load(digits_folder)
+
+
+@pytest.fixture(scope="module")
+def few(digits):
+    """200 images to train on, enough to tell two trainings apart."""
+    return digits.train.of(range(200))
+
+
+def network(digits, seed=0):
+    return models.build(Network(name="convnet-bn", width=4), digits.info, seed)
+
+
+def with_dropout(seed=0):
+    """A small network that draws from torch's global generator while it trains."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(288, 10))
+
+
+def context(folder, seed=0, stop_at=None, **runtime):
+    def report(done, total, figures):
+        if done == stop_at:
+            raise Interrupted
+
+    return Context(seed, Runtime(device="cpu", **runtime), Checkpoint(folder), report)
+
+
+def assert_same(ours, theirs):
+    ours, theirs = ours.state_dict(), theirs.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def assert_same_history(ours, theirs):
+    assert ours.curves() == theirs.curves()
+    assert len(ours.watched_logits) == len(theirs.watched_logits)
+    assert all(torch.equal(a, b) for a, b in zip(ours.watched_logits, theirs.watched_logits, strict=True))
+
+
+def test_it_learns_digits(digits, tmp_path):
+    model = network(digits)
+    ctx = context(tmp_path)
+    history = loop.train(model, digits.train, Training(epochs=4, batch_size=64, augmentation=PLAIN), RATE, ctx)
+    assert history.loss[-1] < 0.2 * history.loss[0] and history.accuracy[-1] > 0.95
+    right = loop.predict(model, digits.test, ctx).argmax(1).numpy() == digits.test.labels
+    assert right.mean() > 0.9
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("build", [network, lambda digits: with_dropout()], ids=["batch-norm", "dropout"])
+def test_resuming_equals_not_having_stopped(build, optimizer, digits, few, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+    training = SHAKY.model_copy(update={"optimizer": optimizer})
+    rate = RATE if optimizer == "sgd" else 0.003
+    whole = build(digits)
+    expected = loop.train(whole, few, training, rate, context(tmp_path / "a"), watch=digits.test, watch_every=1)
+    for stop_at in (1, 3):
+        with pytest.raises(Interrupted):
+            loop.train(build(digits), few, training, rate, context(tmp_path / "b", stop_at=stop_at), watch=digits.test)
+    done = []
+    last = build(digits)
+    ctx = Context(0, Runtime(device="cpu"), Checkpoint(tmp_path / "b"), lambda *report: done.append(report[:2]))
+    history = loop.train(last, few, training, rate, ctx, watch=digits.test)
+    assert done == [(4, 4)]
+    assert_same(last, whole)
+    assert_same_history(history, expected)
+
+
+def test_stop_after_is_the_beginning_of_the_same_schedule(digits, few, tmp_path):
+    states = []
+    model = network(digits)
+    report = lambda done, *_: states.append({name: t.clone() for name, t in model.state_dict().items()})  # noqa: E731
+    ctx = Context(0, Runtime(device="cpu"), Checkpoint(tmp_path / "a"), report)
+    whole = loop.train(model, few, SHAKY, RATE, ctx)
+    part = network(digits)
+    history = loop.train(part, few, SHAKY, RATE, context(tmp_path / "b"), stop_after=2)
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in part.state_dict().items())
+    assert [history.loss, history.rate] == [whole.loss[:2], whole.rate[:2]]
+
+
+@pytest.mark.parametrize("build", [network, lambda _, seed=0: with_dropout(seed)], ids=["batch-norm", "dropout"])
+def test_a_training_is_a_function_of_its_seeds(build, digits, few, tmp_path):
+    training = SHAKY.model_copy(update={"epochs": 1})
+    trained = {}
+    for name, seed in (("first", 5), ("again", 5), ("other", 6)):
+        trained[name] = build(digits)
+        torch.rand(3)  # the global generator stands elsewhere each time
+        loop.train(trained[name], few, training, RATE, context(tmp_path / name, seed))
+    assert_same(trained["first"], trained["again"])
+    with pytest.raises(AssertionError):
+        assert_same(trained["first"], trained["other"])
+
+
+def test_watching_is_at_the_epochs_asked_for_and_leaves_the_training_alone(digits, few, tmp_path):
+    training = SHAKY.model_copy(update={"epochs": 3})
+    watched, plain = network(digits), network(digits)
+    history = loop.train(watched, few, training, RATE, context(tmp_path / "a"), watch=digits.test, watch_every=2)
+    loop.train(plain, few, training, RATE, context(tmp_path / "b"))
+    assert_same(watched, plain)
+    assert history.watched_epochs == [2, 3]
+    last = loop.predict(watched, digits.test, context(tmp_path / "c")).half()
+    assert last.shape == (len(digits.test), 10) and torch.equal(history.watched_logits[-1], last)
+
+
+def test_global_random_states_are_left_alone(few, tmp_path):
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    loop.train(with_dropout(), few, SHAKY, RATE, context(tmp_path))
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    for ours, theirs in zip(np.random.get_state(), numpy_state, strict=True):  # noqa: NPY002
+        assert np.array_equal(ours, theirs)
+
+
+def test_a_training_is_a_plain_loop_of_torchs_sgd(digits, few, tmp_path):
+    training = Training(epochs=3, batch_size=256, schedule=Constant(), augmentation=PLAIN)
+    ours, theirs = network(digits), network(digits)
+    loop.train(ours, few, training, RATE, context(tmp_path))
+    optimizer = torch.optim.SGD(theirs.parameters(), RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    inputs = torch.tensor(few.images).permute(0, 3, 1, 2) / 255
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(theirs(inputs), torch.tensor(few.labels)).backward()
+        optimizer.step()
+    for mine, plain in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-5)
+
+
+def test_bf16_trains_float32_weights(digits, few, tmp_path):
+    model = network(digits)
+    training = SHAKY.model_copy(update={"precision": "bf16"})
+    history = loop.train(model, few, training, RATE, context(tmp_path / "a"))
+    exact = loop.train(network(digits), few, SHAKY, RATE, context(tmp_path / "b"))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert history.loss != exact.loss and history.loss == pytest.approx(exact.loss, rel=0.1)
+
+
+def test_tf32_without_a_gpu_is_refused_before_anything_is_trained(digits, few, tmp_path):
+    model = network(digits)
+    with pytest.raises(InputError, match="tf32 needs a GPU"):
+        loop.train(model, few, SHAKY.model_copy(update={"precision": "tf32"}), RATE, context(tmp_path))
+    assert_same(model, network(digits))
+
+
+def test_a_loss_that_is_not_finite_is_an_error_that_says_what_to_do(few, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) after epoch \d; lower training.learning_rate"):
+        loop.train(with_dropout(), few, SHAKY, 1e30, context(tmp_path))
+
+
+def test_predictions_do_not_depend_on_the_micro_batch(digits, tmp_path):
+    model = network(digits).train()
+    sizes = []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    logits = [loop.predict(model, digits.test, context(tmp_path, micro_batch=size)) for size in (512, 64, 7)]
+    assert logits[0].shape == (len(digits.test), 10) and logits[0].dtype == torch.float32
+    for other in logits[1:]:
+        torch.testing.assert_close(other, logits[0], rtol=1e-5, atol=1e-5)
+    assert sizes[0] == len(digits.test) and max(sizes[1:8]) == 64 and max(sizes[-10:]) == 7
