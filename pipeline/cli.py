@@ -10,14 +10,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import platformdirs
 import typer
 import yaml
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import report, runs
+from pipeline import cli_store, report, runs
+from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption
 from pipeline.execute import run_stage
 from pipeline.experiment import Experiment, load_experiments, named_experiments, prepare_experiment, read_yaml
 from pipeline.plan import Plan
@@ -29,7 +29,7 @@ from pipeline.store import Store, StoreError, open_store
 from stages.config import InputError, nearest
 from stages.stage import STAGES, Checkpoint, Runtime, load_stage
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+BAD_INPUT, INTERRUPTED = 2, 130
 
 UsageError: Any = typer.BadParameter.__base__
 """What typer raises for a wrong command line. It has no public name: typer brings its own click, or uses another."""
@@ -38,15 +38,11 @@ Connect = Callable[[str | None], AbstractContextManager[Mapping[str, float]]]
 """Connects to the Ray cluster at an address (null: one of our own) and gives its resources."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-cache = typer.Typer(no_args_is_help=True, help="Look into the store, and take steps out of it.")
-app.add_typer(cache, name="cache")
+app.add_typer(cli_store.cache, name="cache")
+app.add_typer(cli_store.results, name="results")
 
 ExperimentArgument = Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="An experiment file, or a named one.")]
 Settings = Annotated[list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Set a field: attack.eps=8.")]
-StoreOption = Annotated[
-    str, typer.Option("--store", envvar="BREWLINE_STORE", help="Where outputs live; a folder of the user's cache.")
-]
-DEFAULT_STORE = str(Path(platformdirs.user_cache_dir("brewline")) / "store")
 
 
 def main(connect: Connect) -> NoReturn:
@@ -243,51 +239,3 @@ def _pair(text: str, option: str) -> tuple[str, str]:
     if not equals:
         raise InputError(f"{option} {text}: expected NAME=VALUE")
     return name, value
-
-
-@cache.command("ls")
-def cache_list(
-    stage: Annotated[str | None, typer.Option(help="Only this stage.")] = None, store: StoreOption = DEFAULT_STORE
-) -> None:
-    """List the steps in the store: stage, key, size, seconds it took, when and where."""
-    for manifest in open_store(store).manifests(stage):
-        size = sum(blob.size for blob in manifest.blobs)
-        facts = manifest.provenance
-        print(
-            f"{manifest.stage:<10} {manifest.key[:SHOWN]}  {size / 1e6:>10.2f} MB  {facts['seconds']:>8.1f} s  "
-            f"{facts['started']}  {facts['host']}"
-        )
-
-
-@cache.command("verify")
-def cache_verify(store: StoreOption = DEFAULT_STORE) -> None:
-    """Read every output in the store and compare it with its checksum. Exits with 1 if any is damaged."""
-    opened, damaged, count = open_store(store), 0, 0
-    for manifest in opened.manifests():
-        count += 1
-        for problem in opened.verify(manifest):
-            damaged += 1
-            print(f"{manifest.stage} {manifest.key[:SHOWN]}: {problem}")
-    print(f"{count} steps, {damaged} damaged outputs")
-    if damaged:
-        print("`brewline cache rm KEY …` takes their steps out; they run again, and are repaired, when they are needed")
-    raise typer.Exit(FAILED if damaged else DONE)
-
-
-@cache.command("rm")
-def cache_remove(
-    keys: Annotated[list[str], typer.Argument(help="Keys, or their first characters (4 at least).")],
-    store: StoreOption = DEFAULT_STORE,
-) -> None:
-    """Take steps out of the store, so that they run again when they are needed."""
-    opened = open_store(store)
-    found = []
-    for key in keys:
-        matches = opened.find(key)
-        if len(matches) != 1:
-            listed = ", ".join(f"{stage} {whole[:16]}" for stage, whole in matches) or "none"
-            raise InputError(f"key {key!r} must name one step, and it names {listed}; nothing was removed")
-        found += matches
-    for stage, whole in found:
-        opened.remove(stage, whole)
-        print(f"removed {stage} {whole[:SHOWN]}")

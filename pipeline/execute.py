@@ -1,5 +1,6 @@
 """One step, from its inputs in the store to its commit, in this process and without Ray."""
 
+import logging
 import os
 import platform
 import shutil
@@ -17,6 +18,8 @@ from pipeline.step import Ref, Step
 from pipeline.store import DamagedBlob, Manifest, Store, new_write_id
 from stages.config import Config
 from stages.stage import Checkpoint, Context, Metrics, Report, Runtime, load_stage
+
+log = logging.getLogger(__name__)
 
 LOG = "log.txt"
 """A step's log, in its scratch folder; it stays there when the step fails."""
@@ -36,7 +39,10 @@ def committed(store: Store, step: Step) -> Manifest | None:
     Raises RuntimeError where the store has something else under this key.
     """
     manifest = store.read(step.stage, step.key)
-    if manifest is None or store.missing(manifest):
+    if manifest is None:
+        return None
+    if missing := store.missing(manifest):
+        log.warning("%s: output %s is missing or cut short; it counts as not done", step.label, missing[0].name)
         return None
     if (manifest.params, manifest.inputs) != (step.made_of["params"], step.made_of["inputs"]):
         raise RuntimeError(
@@ -54,7 +60,7 @@ def execute(step: Step, store: Store, runtime: Runtime, report: Report | None = 
     scratch = store.scratch(step.key)
     attempt = scratch / write_id
     try:
-        with (scratch / LOG).open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        with (scratch / LOG).open("a") as file, redirect_stdout(file), redirect_stderr(file):
             manifest = _attempt(step, store, runtime, attempt, write_id, report)
     except InputGone:
         raise
@@ -83,6 +89,7 @@ def _attempt(
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - clock, 3),
             "host": socket.gethostname(),
+            "hardware": hardware(),
             "versions": versions(),
         }
         draft = Manifest(
@@ -111,6 +118,20 @@ def run_stage(
     context = Context(getattr(params, "seed", 0), runtime, checkpoint, report)
     metrics: Metrics = load_stage(stage).run(params, inputs, out, context)
     return metrics
+
+
+@cache
+def hardware() -> str:
+    """The processor, its cores, and the GPU where torch sees one."""
+    import torch
+
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{model}, {os.cpu_count()} cores{gpu}"
 
 
 @cache

@@ -120,8 +120,14 @@ def load_experiments(file_or_name: str, settings: Iterable[str] = ()) -> dict[st
     for variant, own in _variants(data, file).items():
         varied = copy.deepcopy(data)
         for path, value in [*own.items(), *given]:
-            _set(varied, path, value)
+            _set(varied, str(path), value)
         experiments[variant] = parse(varied, f"{file_or_name}, variant {variant}" if variant else file_or_name)
+    first = next(iter(experiments.values()))
+    for variant, experiment in experiments.items():
+        if (experiment.name, experiment.runtime) != (first.name, first.runtime):
+            raise InputError(
+                f"{file}: variant {variant} sets name or runtime, and a run has one; set it outside variants"
+            )
     return experiments
 
 
@@ -137,7 +143,7 @@ def _variants(data: dict[str, Any], file: Path) -> dict[str, dict[str, Any]]:
             raise InputError(f"{file}: variant {name!r} is no name; use small letters, digits, '.' and '-'")
         if not isinstance(own, dict):
             raise InputError(f"{file}: variant {name} is {own!r}; expected {{field.path: value}}")
-    return variants
+    return {str(name): own for name, own in variants.items()}
 
 
 def parse(data: Mapping[str, Any], origin: str) -> Experiment:

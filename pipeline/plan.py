@@ -67,7 +67,7 @@ def _plan(experiment: Experiment, made: Plan) -> Ref:
         chosen = made.add("select", select.Params(), f"select case {c}", brews)
         checked = export.Params(eps=experiment.attack.eps)
         overlay = {"overlay": made.add("export", checked, f"export case {c}", {**dataset, "poisons": chosen})}
-        summary |= {f"case.{c}": drawn["case"], f"select.{c}": chosen, f"overlay.{c}": overlay["overlay"]}
+        summary |= {f"case.{c}": drawn["case"], f"overlay.{c}": overlay["overlay"]}
         summary |= {role.replace("brew", f"brew.{c}"): ref for role, ref in brews.items()}
         poisoned = [_victim(experiment, made, v, f"case {c}", dataset | overlay) for v in victims]
         for kind, trained in (("poisoned", poisoned), ("clean", clean)):

@@ -109,7 +109,9 @@ class Reporter:
         row.running.pop(step.key, None)
         row.done.discard(step.key)
         self._log_step(step, "repeated", why=why)
-        self._console.print(f"{step.label}: {why}; it runs again", style="yellow", highlight=False, markup=False)
+        self._console.print(
+            f"{step.label}: {why}; it runs again", style="yellow", highlight=False, markup=False, soft_wrap=True
+        )
 
     def failed(self, step: Step, failure: Failure) -> None:
         """A step failed for good."""

@@ -25,7 +25,13 @@ def record(store: Store, plan: Plan, experiments: Mapping[str, Experiment]) -> N
     for variant, experiment in experiments.items():
         asked = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         store.write_run(plan.run, _file(variant, EXPERIMENT), asked.encode())
-    steps = [{"key": step.key, "label": step.label, **step.made_of} for step in plan.steps.values()]
+    variants = {ref.key: variant for variant, ref in plan.summaries.items()}
+    steps: list[dict[str, Any]] = [
+        {"key": step.key, "label": step.label, **step.made_of} for step in plan.steps.values()
+    ]
+    for step in steps:
+        if step["key"] in variants:
+            step["variant"] = variants[step["key"]]
     store.write_run(plan.run, PLAN, json.dumps(steps).encode())
 
 
@@ -126,13 +132,27 @@ def publish(store: Store, plan: Plan) -> dict[str, Result]:
     """Copy the summaries' files (figures, tables, pictures) into the run's folder; gives each variant's result."""
     results = {}
     for variant, ref in plan.summaries.items():
-        manifest = store.read(*ref)
-        if manifest is None:
-            raise RuntimeError(f"run {plan.run} ended without {ref}; nothing failed, so this is a fault of brewline")
-        with tempfile.TemporaryDirectory() as folder:
-            store.fetch(manifest, Path(folder))
-            for blob in manifest.blobs:
-                store.write_run(plan.run, _file(variant, blob.name), (Path(folder) / blob.name).read_bytes())
-            figures = json.loads((Path(folder) / SUMMARY).read_text())
-            results[variant] = Result(figures, (Path(folder) / TABLE).read_text())
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            if not fetch(store, ref, folder):
+                raise RuntimeError(
+                    f"run {plan.run} ended without {ref}; nothing failed, so this is a fault of brewline"
+                )
+            for file in folder.iterdir():
+                store.write_run(plan.run, _file(variant, file.name), file.read_bytes())
+            results[variant] = Result(json.loads((folder / SUMMARY).read_text()), (folder / TABLE).read_text())
     return results
+
+
+def fetch(store: Store, ref: Ref, folder: Path) -> bool:
+    """Lay out a committed step's output under `folder`; false where the step is not in the store."""
+    manifest = store.read(*ref)
+    if manifest is not None:
+        store.fetch(manifest, folder)
+    return manifest is not None
+
+
+def experiment_of(store: Store, run: str, variant: str) -> dict[str, Any]:
+    """The experiment as it was run, with every default."""
+    asked: dict[str, Any] = yaml.safe_load(store.read_run(run, _file(variant, EXPERIMENT)) or b"")
+    return asked

@@ -1,0 +1,288 @@
+"""What a user may get wrong in an experiment is told before anything runs, by field, value and what to do."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from pipeline.experiment import Experiment, load_experiments, named_experiments, parse, prepare_experiment, read_yaml
+from pipeline.plan import plan
+from stages.config import InputError
+
+
+@pytest.fixture
+def file(tmp_path: Path, tiny: dict[str, Any]) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny))
+    return path
+
+
+def load(file: Path, *settings: str) -> Experiment:
+    return load_experiments(str(file), settings)[""]
+
+
+MISSPELLED = {
+    "atack.eps=3": ("the file", "attack"),
+    "attack.epz=3": ("attack", "eps"),
+    "attack.augmentation.shfit=1": ("attack.augmentation", "shift"),
+    "attack.derivative={kind: finite-difference, h_rl: 0.1}": ("attack.derivative.finite-difference", "h_rel"),
+    "dataset.per_clas=3": ("dataset.digits", "per_class"),
+    "training.schedule={kind: cosine, warmpu: 0.1}": ("training.schedule.cosine", "warmup"),
+    "surrogates.training.schedul=1": ("surrogates.training", "schedule"),
+    "surrogates.networks=[{name: convnet}, {name: convnet, widht: 3}]": ("surrogates.networks.1", "width"),
+    "victims.training.optimiser=adam": ("victims.training", "optimizer"),
+    "runtime.stages.brew.cpu=1": ("runtime.stages.brew", "cpus"),
+}
+
+
+@pytest.mark.parametrize("setting", MISSPELLED)
+def test_a_misspelled_field_names_where_it_stands_and_the_nearest(file: Path, setting: str) -> None:
+    place, meant = MISSPELLED[setting]
+    with pytest.raises(InputError) as error:
+        load(file, setting)
+    assert re.search(f"\n  {place}: unknown field '.*', did you mean {meant!r}", str(error.value))
+    assert str(file) in str(error.value)
+
+
+WRONG = {
+    "dataset.kind=digitz": "dataset: unknown kind 'digitz', did you mean 'digits'?",
+    "cases={}": "cases: the field `kind` is missing",
+    "attack.derivative.kind=finite": "attack.derivative: unknown kind 'finite', known are double-backward, finite-diff",
+    "attack.objective=cosin": "attack.objective: found 'cosin', did you mean 'cosine'?",
+    "runtime.stages.brw={cpus: 1}": "found 'brw', did you mean 'brew'?",
+    "attack.eps=-1": "attack.eps: .*greater than.*, found -1",
+    "attack.eps=8.5": "attack.eps: .*integer.*, found 8.5",
+    "attack.eps=.nan": "attack.eps: .*, found nan",
+    "attack.budget=.inf": "attack.budget: .*, found inf",
+    "attack.budget=1": "attack.budget: .*less than 1, found 1",
+    "network.name=resnet19": "network.name: .*'resnet19'; did you mean 'resnet18'?",
+    "network=null": "network: ",
+    "dataset=digits": "dataset: .*'digits'",
+    "surrogates.epochs=[1, 3]": "surrogates.epochs names epoch 3, but the training has epochs: 2",
+    "surrogates={count: 1, epochs: [1, 2]}": "surrogates.epochs names 2, but surrogates.count is 1",
+    "surrogates={training: {epochs: 1}, epochs: [2]}": "surrogates.epochs names epoch 2, but .* epochs: 1",
+    "name=a/b": "name: .*'a/b'",
+    "format=2": "format: ",
+}
+
+
+@pytest.mark.parametrize("setting", WRONG)
+def test_a_wrong_value_is_told_with_its_field(file: Path, setting: str) -> None:
+    with pytest.raises(InputError, match=WRONG[setting]):
+        load(file, setting)
+
+
+def test_all_faults_are_told_at_once(file: Path) -> None:
+    with pytest.raises(InputError, match=r"(?s)attack\.eps.*victims\.count"):
+        load(file, "attack.eps=0", "victims.count=0")
+
+
+def test_set_reaches_into_mappings_and_replaces_whole_values(file: Path) -> None:
+    found = load(
+        file,
+        "attack.eps=8",
+        "surrogates={networks: [{name: convnet, width: 5}, {name: resnet20}]}",
+        "training={epochs: 7, schedule: {kind: cosine}}",
+        "victims.training.epochs=3",
+        "runtime.stages.brew.cpus=2",
+        "description=a = b",
+    )
+    assert found.attack.eps == 8
+    assert found.surrogates.networks is not None
+    assert [(network.name, network.width) for network in found.surrogates.networks] == [
+        ("convnet", 5),
+        ("resnet20", 16),
+    ]
+    assert found.training.epochs == 7
+    assert found.training.learning_rate is None, "a mapping that is set replaces the one that was there"
+    assert found.victims.training is not None
+    assert found.victims.training.epochs == 3
+    assert (found.runtime.of("brew").cpus, found.runtime.of("brew").device) == (2, "cpu")
+    assert found.runtime.of("retrain").cpus == 1
+    assert found.description == "a = b"
+
+
+BAD_SETTINGS = {
+    "attack.eps": "--set attack.eps: expected field.path=value",
+    "=3": "--set =3: expected field.path=value",
+    "attack.eps.more=3": "attack.eps is 32, which has no fields",
+    "attack={eps: 1, eps: 2}": "--set .*'eps' stands twice",
+    "attack=[1": "--set attack=.*cannot be read as YAML",
+    "surrogates.networks.0.width=3": "surrogates.networks",
+}
+
+
+@pytest.mark.parametrize("setting", BAD_SETTINGS)
+def test_a_bad_setting_is_told(file: Path, setting: str) -> None:
+    with pytest.raises(InputError, match=BAD_SETTINGS[setting]):
+        load(file, setting)
+
+
+def test_set_into_a_list_is_refused_with_the_field(file: Path, tiny: dict[str, Any]) -> None:
+    file.write_text(yaml.safe_dump(tiny | {"surrogates": {"networks": [{"name": "convnet"}]}}))
+    with pytest.raises(InputError, match=r"surrogates\.networks is \[.*which has no fields"):
+        load(file, "surrogates.networks.0.width=3")
+
+
+FILES = {
+    "- 1\n- 2\n": "holds list; expected a mapping",
+    "": "holds NoneType; expected a mapping",
+    "name: a\nname: b\n": "'name' stands twice, line 1",
+    "attack:\n  eps: 1\n  steps: 3\n  eps: 2\n": "'eps' stands twice, line 2",
+    "name: [\n": "cannot be read as YAML",
+    "name: !!python/object/apply:os.system [true]\n": "cannot be read as YAML",
+    "name: 2026-99-99\n": "cannot be read as YAML",
+}
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_a_file_that_is_no_experiment_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=FILES[text]) as error:
+        load(file)
+    assert str(file) in str(error.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    for name in ("latin.yaml", "absent.yaml", ""):
+        with pytest.raises(InputError, match=str(tmp_path / name)):
+            read_yaml(tmp_path / name)
+
+
+def test_an_unknown_experiment_names_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"no experiment 'quickstar'.*did you mean 'quickstart'\?"):
+        load_experiments("quickstar")
+
+
+@pytest.mark.parametrize("name", named_experiments())
+def test_each_shipped_experiment_is_valid_and_says_what_it_is(name: str) -> None:
+    for experiment in load_experiments(name).values():
+        assert experiment.name == name
+        assert experiment.description
+
+
+def test_variants_are_experiments_of_their_own_and_settings_win_over_them(file: Path, tiny: dict[str, Any]) -> None:
+    variants = {"eps-8": {"attack.eps": 8}, "wide": {"network.width": 6, "attack.eps": 4}}
+    file.write_text(yaml.safe_dump(tiny | {"variants": variants}))
+    found = load_experiments(str(file), ["victims.count=3", "attack.steps=5"])
+    assert {name: (e.attack.eps, e.network.width, e.victims.count) for name, e in found.items()} == {
+        "eps-8": (8, 4, 3),
+        "wide": (4, 6, 3),
+    }
+    for bad, message in (
+        ({"A b": {}}, "variant 'A b' is no name"),
+        ({"a": 3}, "variant a is 3"),
+        ([], "variants is"),
+        ({"a": {"attack.epz": 3}}, "variant a.*\n.*unknown field 'epz'"),
+        ({"a": {}, 8: {"runtime.cpus": 2}}, "variant 8 sets name or runtime"),
+    ):
+        file.write_text(yaml.safe_dump(tiny | {"variants": bad}))
+        with pytest.raises(InputError, match=message):
+            load_experiments(str(file))
+
+
+def test_what_only_the_data_tell_is_checked_before_any_compute(file: Path, tmp_path: Path) -> None:
+    for settings, message in (
+        (["dataset.per_class=1000"], "dataset.per_class is 1000.*use at most 131"),
+        (["attack.budget=0.5"], "budget 0.5 asks for 150 poisons.*has 30 train images"),
+        (
+            ["cases={kind: explicit, cases: [{target_class: 3, intended_class: 4, target_ids: [0]}]}"],
+            "class .*expected",
+        ),
+        (["cases={kind: benchmark}"], "cases.file is missing"),
+        ([f"dataset={{kind: cifar10, root: {tmp_path}, download: false}}"], f"{tmp_path}: does not hold cifar10"),
+    ):
+        with pytest.raises(InputError, match=message):
+            prepare_experiment(load(file, *settings))
+
+
+MACHINE = {
+    "runtime.device",
+    "runtime.cpus",
+    "runtime.gpus",
+    "runtime.memory_gb",
+    "runtime.micro_batch",
+    "runtime.stages",
+}
+NO_PART_OF_ANY_KEY = {"name", "description", "paper", "dataset.root", "dataset.download", *MACHINE}
+ONE_VALUE = {"format", "attack.kind", "attack.schedule.kind"}
+"""Fields that have no other valid value."""
+
+
+def leaves(value: Any, path: str = "") -> set[str]:
+    """The paths of the fields of a configuration that hold no configuration."""
+    if not isinstance(value, BaseModel):
+        return {path}
+    return {
+        leaf for name in type(value).model_fields for leaf in leaves(getattr(value, name), f"{path}.{name}".lstrip("."))
+    }
+
+
+TRIED: tuple[Any, ...] = (
+    *(
+        1,
+        2,
+        5,
+        8,
+        30,
+        0.5,
+        0.01,
+        True,
+        False,
+        "f" * 64,
+        "bf16",
+        "float32",
+        "adam",
+        "gelu",
+        "zero",
+        "resnet18",
+        "multistep",
+        "constant",
+    ),
+    *("outlier", "cifar10", "double-backward", "squared-euclidean", "carlini-wagner", "cpu", "cuda", "/elsewhere"),
+    *([1], {}, {"name": "resnet20"}, [{"name": "resnet20"}], {"epochs": 3}, {"brew": {"cpus": 3}}, None),
+)
+"""Values to set fields to."""
+
+
+def others(experiment: Experiment, path: str) -> Iterator[Experiment]:
+    """The experiment with one field changed to other valid values, and what belongs to a kind or name to its defaults."""
+    *parents, last = path.split(".")
+    for value in TRIED:
+        data = experiment.model_dump(mode="json")
+        place = data
+        whole = last == "kind" or path == "network.name"
+        for name in parents[:-1] if whole else parents:
+            place = place[name]
+        if whole:
+            place[parents[-1]] = {last: value}
+        else:
+            place[last] = value
+        try:
+            found = parse(data, path)
+        except InputError:
+            continue
+        if found != experiment:
+            yield found
+
+
+@pytest.mark.parametrize("name", ["quickstart", "cifar10-small"])
+def test_every_field_but_the_words_and_the_machine_changes_a_key(name: str) -> None:
+    experiment = load_experiments(name)[""]
+    before = set(plan({"": experiment}).steps)
+    no_other, no_change = set(), set()
+    for path in leaves(experiment):
+        changed = list(others(experiment, path))
+        if not changed:
+            no_other.add(path)
+        elif all(set(plan({"": other}).steps) == before for other in changed):
+            no_change.add(path)
+    assert no_change == NO_PART_OF_ANY_KEY & leaves(experiment)
+    not_of_this_network = {"network.depth", "network.batch_norm", "network.activation", "network.weights"}
+    assert no_other - not_of_this_network == ONE_VALUE

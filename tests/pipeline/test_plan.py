@@ -1,0 +1,175 @@
+"""A plan has exactly the steps that an experiment needs, shared wherever they are equal, and costs no I/O."""
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.experiment import load_experiments, parse
+from pipeline.plan import Plan, plan
+
+Planner = Callable[[Mapping[str, Any]], Plan]
+
+
+def counts(made: Plan) -> dict[str, int]:
+    return {stage: len(steps) for stage, steps in made.by_stage()}
+
+
+@pytest.mark.parametrize(("K", "R", "V", "C"), [(1, 1, 1, 1), (2, 3, 4, 5), (6, 1, 2, 3)])
+def test_step_counts(plan_tiny: Planner, K: int, R: int, V: int, C: int) -> None:
+    made = plan_tiny({"surrogates.count": K, "attack.restarts": R, "victims.count": V, "cases.count": C})
+    assert counts(made) == {
+        "prepare": 1,
+        "pretrain": K,
+        "case": C,
+        "brew": C * R,
+        "select": C,
+        "export": C,
+        "retrain": V + C * V,
+        "evaluate": 2 * C * V,
+        "summarize": 1,
+    }
+
+
+def test_inputs_come_before_those_who_need_them(plan_tiny: Planner) -> None:
+    made = plan_tiny({"cases.count": 3, "victims.count": 2, "cases.kind": "outlier"})
+    seen: set[str] = set()
+    for key, step in made.steps.items():
+        assert step.key == key
+        assert {ref.key for ref in step.inputs.values()} <= seen, step.label
+        seen.add(key)
+    needed = {ref.key for step in made.steps.values() for ref in step.inputs.values()}
+    assert seen - needed == {ref.key for ref in made.summaries.values()}, "only the summary is needed by nobody"
+    assert Counter(step.label for step in made.steps.values()).most_common(1)[0][1] == 1
+
+
+def test_clean_victims_are_shared_and_have_the_seeds_of_the_poisoned(plan_tiny: Planner) -> None:
+    made = plan_tiny({"cases.count": 3, "victims.count": 2})
+    victims = [step for step in made.steps.values() if step.stage == "retrain"]
+    clean = [step for step in victims if "overlay" not in step.inputs]
+    assert len(clean) == 2
+    assert {step.params for step in victims} == {step.params for step in clean}
+    users = Counter(ref.key for step in made.steps.values() for role, ref in step.inputs.items() if role == "victim")
+    assert all(users[step.key] == 3 for step in clean)
+
+
+COUNTS = {
+    "cases.count": ("cases.count", 1, 3),
+    "attack.restarts": ("attack.restarts", 2, 3),
+    "victims": ("victims.count", 1, 2),
+}
+
+
+@pytest.mark.parametrize("what", COUNTS)
+def test_more_of_something_keeps_every_step_that_was_there(plan_tiny: Planner, what: str) -> None:
+    field, few, many = COUNTS[what]
+    before, after = plan_tiny({field: few}), plan_tiny({field: many})
+    gone = {before.steps[key].stage for key in set(before.steps) - set(after.steps)}
+    # The best of more restarts may be another, and so may all that is made of it.
+    downstream = {"select", "export", "retrain", "evaluate"} if field == "attack.restarts" else set()
+    assert gone == {"summarize"} | downstream
+    assert len(after.steps) > len(before.steps)
+    if downstream:
+        clean = {key for key, step in before.steps.items() if step.label.startswith("retrain clean")}
+        assert clean <= set(after.steps)
+
+
+def test_the_budget_moves_what_depends_on_the_case_alone(plan_tiny: Planner) -> None:
+    one, two = plan_tiny({"attack.budget": 0.05}), plan_tiny({"attack.budget": 0.06})
+    kept = {one.steps[key].label for key in set(one.steps) & set(two.steps)}
+    assert kept == {"prepare digits", "pretrain surrogate 0", "retrain clean victim 0"}
+    brews = [next(s for s in made.steps.values() if s.stage == "brew").made_of["params"] for made in (one, two)]
+    assert brews[0] == brews[1]
+
+
+def test_a_staggered_ensemble_of_networks(plan_tiny: Planner) -> None:
+    networks = [{"name": "convnet", "depth": 3, "width": 4}, {"name": "resnet20"}]
+    made = plan_tiny({"surrogates": {"networks": networks, "count": 4, "epochs": [1, 2]}})
+    trained = [step.made_of["params"] for step in made.steps.values() if step.stage == "pretrain"]
+    assert [(params["network"]["name"], params["stop_after"]) for params in trained] == [
+        ("convnet", 1),
+        ("resnet20", 2),
+        ("convnet", 1),
+        ("resnet20", 2),
+    ]
+    assert len({params["seed"] for params in trained}) == 4
+    brew = next(step for step in made.steps.values() if step.stage == "brew")
+    assert [brew.inputs[f"surrogate.{k}"].key for k in range(4)] == [
+        step.key for step in made.steps.values() if step.stage == "pretrain"
+    ]
+
+
+def test_variants_are_planned_as_one_and_share_what_is_equal(tiny: dict[str, Any]) -> None:
+    other = tiny | {"attack": tiny["attack"] | {"eps": 8}}
+    a, b = parse(tiny, "a"), parse(other, "b")
+    both = plan({"a": a, "b": b})
+    assert set(both.steps) == set(plan({"": a}).steps) | set(plan({"": b}).steps)
+    assert counts(both) == {
+        "prepare": 1,
+        "pretrain": 1,
+        "case": 1,
+        "brew": 4,
+        "select": 2,
+        "export": 2,
+        "retrain": 3,
+        "evaluate": 3,
+        "summarize": 2,
+    }
+    assert both.summaries["a"] != both.summaries["b"]
+    assert len({both.run, plan({"": a}).run, plan({"": b}).run}) == 3
+
+
+def test_the_same_experiment_is_the_same_run(tiny: dict[str, Any], plan_tiny: Planner) -> None:
+    assert (
+        plan({"": parse(tiny, "x")}).run
+        == plan_tiny({}).run
+        == plan_tiny({"description": "more", "runtime.cpus": 4}).run
+    )
+    assert plan_tiny({}).run.startswith("tiny-")
+    assert plan_tiny({"attack.eps": 8}).run != plan_tiny({}).run
+
+
+FILE_EVENTS = ("open", "os.listdir", "os.scandir", "os.mkdir", "socket.connect", "subprocess.Popen")
+
+
+def test_a_plan_touches_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiments = load_experiments("cifar10-small", ["dataset.root=/does/not/exist"])
+    plan(experiments)  # once, so that no import is counted
+    monkeypatch.delenv("BREWLINE_DATA", raising=False)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    seen: list[str] = []
+    watching = True
+
+    def hook(event: str, arguments: Any) -> None:
+        if watching and event in FILE_EVENTS:
+            seen.append(f"{event} {arguments}")
+
+    sys.addaudithook(hook)  # there is no way to take it out again: it stays, switched off
+    try:
+        made = plan(experiments)
+        touched = list(seen)
+        with Path(os.devnull).open():
+            pass
+    finally:
+        watching = False
+    assert touched == []
+    assert seen, "the hook must see a file that is opened"
+    assert len(made.steps) > 50
+
+
+def test_twenty_thousand_steps_take_seconds(plan_tiny: Planner) -> None:
+    plan_tiny({})
+    began = time.process_time()
+    made = plan_tiny({"cases.count": 210, "attack.restarts": 2, "victims.count": 32})
+    seconds = time.process_time() - began
+    print(f"\nplanned {len(made.steps):,} steps in {seconds:.2f} s of CPU, {len(made.steps) / seconds:,.0f} a second")
+    assert len(made.steps) >= 20_000
+    assert seconds < 10

@@ -1,0 +1,90 @@
+"""Keys: what they are made of is pinned here, since a key that moves throws away everybody's results."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from pipeline.experiment import load_experiments
+from pipeline.plan import plan
+from pipeline.step import ABSENT, Ref, Step, canonical, difference
+from stages import brew, evaluate, export, prepare
+from stages.brew.config import Attack
+from stages.data.datasets import Cifar10, Digits
+
+GOLDEN = Path(__file__).parent / "golden_keys.json"
+A, B = "a" * 64, "b" * 64
+MADE_OF = {
+    '{"inputs":{},"params":{"dataset":{"kind":"digits","per_class":null,"test_per_class":null}},'
+    '"stage":"prepare","version":1}': Step("prepare", prepare.Params(dataset=Digits())),
+    '{"inputs":{},"params":{"dataset":{"fingerprint":null,"kind":"cifar10","per_class":500,"test_per_class":null}},'
+    '"stage":"prepare","version":1}': Step("prepare", prepare.Params(dataset=Cifar10(per_class=500))),
+    f'{{"inputs":{{"dataset":"{A}","poisons":"{B}"}},"params":{{"eps":16.0}},"stage":"export","version":1}}': Step(
+        "export", export.Params(eps=16), {"poisons": Ref("select", B), "dataset": Ref("prepare", A)}
+    ),
+    f'{{"inputs":{{"victim":"{B}"}},"params":{{}},"stage":"evaluate","version":1}}': Step(
+        "evaluate", evaluate.Params(), {"victim": Ref("retrain", B)}
+    ),
+}
+
+
+@pytest.mark.parametrize("text", MADE_OF)
+def test_a_key_is_the_sha256_of_this_very_text(text: str) -> None:
+    assert canonical(MADE_OF[text].made_of).decode() == text
+    assert MADE_OF[text].key == sha256(text.encode()).hexdigest()
+
+
+def test_a_key_is_pinned_as_a_number_too() -> None:
+    """Should `canonical` and this file ever be changed alike."""
+    digits = Step("prepare", prepare.Params(dataset=Digits()))
+    assert digits.key == "27d46873174fbaa29d845b091b56c1337a23781e890e75f9760e119879c5f212"
+
+
+def test_the_keys_of_the_named_experiments_have_not_moved() -> None:
+    golden = json.loads(GOLDEN.read_text())
+    assert golden
+    found = {name: {stage: steps[0].key for stage, steps in plan(load_experiments(name)).by_stage()} for name in golden}
+    for name, keys in found.items():
+        moved = [stage for stage in keys if keys[stage] != golden[name].get(stage)]
+        assert not moved, (
+            f"the keys of {name} moved, first at stage {moved[0]}: nobody's results of these stages would be found "
+            f"again. Undo what changed their identity; or, if it is meant, raise the stage's VERSION where its output "
+            f"changed, say why in the commit, and put this into {GOLDEN.name}:\n{json.dumps(found, indent=1)}"
+        )
+        assert list(keys) == list(golden[name])
+
+
+def test_what_is_no_identity_does_not_move_a_key(tmp_path: Path) -> None:
+    def key(attack: Attack, label: str = "") -> str:
+        return Step("brew", brew.Params(attack=attack, restart=0), {}, label).key
+
+    assert key(Attack()) == key(Attack(restarts=3, budget=0.2), "another label")
+    assert key(Attack()) != key(Attack(eps=15))
+    here, there = Cifar10(root=tmp_path), Cifar10(download=False)
+    assert Step("prepare", prepare.Params(dataset=here)).key == Step("prepare", prepare.Params(dataset=there)).key
+
+
+def test_an_input_under_another_role_or_of_another_key_is_another_step() -> None:
+    keys = {
+        Step("evaluate", evaluate.Params(), {role: Ref("case", key)}).key
+        for role in ("case", "victim")
+        for key in (A, B)
+    }
+    assert len(keys) == 4
+
+
+def test_difference_names_each_field() -> None:
+    one = {"stage": "brew", "params": {"attack": {"eps": 16, "after": [1, 2]}, "restart": 0}, "inputs": {"case": A}}
+    two = {"stage": "brew", "params": {"attack": {"eps": 8, "after": [1, 2]}}, "inputs": {"case": A, "brew.0.1": B}}
+    assert difference(one, two) == [
+        ("inputs.brew.0.1", ABSENT, B),
+        ("params.attack.eps", 16, 8),
+        ("params.restart", 0, ABSENT),
+    ]
+    assert difference(one, one) == []
+
+
+def test_nan_has_no_key() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        canonical({"eps": float("nan")})
