@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -36,14 +37,32 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
         # Without a name Ray would join a cluster of RAY_ADDRESS, or any that was started on this machine.
         address = "local"
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    elif address != "auto":
+        _check(address)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, **options)
     except (ConnectionError, ValueError) as error:
-        raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error
+        raise InputError(
+            f"no Ray cluster lets us in at {address!r}: {error}. Is it of this version of Ray ({ray.__version__}), and "
+            "does it ask for a token (then set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)?"
+        ) from error
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place
     try:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _check(address: str) -> None:
+    """Raise InputError where nothing listens at `host:port`: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise InputError(f"--address {address}: expected auto, or host:port as in 10.0.0.1:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"--address {address}: no Ray cluster listens there ({error}); is its head running?"
+        ) from error

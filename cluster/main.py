@@ -1,11 +1,9 @@
 """The program `brewline`: the pipeline's command line, told where it runs."""
 
-from typing import NoReturn
-
 from cluster.connect import connected
 from pipeline import cli
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Entry point of the command `brewline`."""
     cli.main(connected)

@@ -31,9 +31,6 @@ from stages.stage import STAGES, Checkpoint, Runtime, load_stage
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
-UsageError: Any = typer.BadParameter.__base__
-"""What typer raises for a wrong command line. It has no public name: typer brings its own click, or uses another."""
-
 Connect = Callable[[str | None], AbstractContextManager[Mapping[str, float]]]
 """Connects to the Ray cluster at an address (null: one of our own) and gives its resources."""
 
@@ -45,20 +42,18 @@ ExperimentArgument = Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help=
 Settings = Annotated[list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Set a field: attack.eps=8.")]
 
 
-def main(connect: Connect) -> NoReturn:
+def main(connect: Connect) -> None:
     """Run the command line. Exit codes: 0 done, 1 a step failed, 2 bad input, 130 interrupted."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        sys.exit(app(obj=connect, standalone_mode=False))
-    except UsageError as error:
-        error.show()
-        sys.exit(BAD_INPUT)
+        app(obj=connect)
     except (InputError, StoreError) as error:
         print(f"brewline: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    except (KeyboardInterrupt, typer.Abort):
-        print("brewline: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except SystemExit as end:  # typer ends so, also when it is interrupted
+        if end.code == INTERRUPTED:
+            print("brewline: interrupted; the same command goes on from here", file=sys.stderr)
+        raise
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:

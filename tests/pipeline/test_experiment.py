@@ -252,7 +252,7 @@ TRIED: tuple[Any, ...] = (
 
 
 def others(experiment: Experiment, path: str) -> Iterator[Experiment]:
-    """The experiment with one field changed to other valid values, and what belongs to a kind or name to its defaults."""
+    """The experiment with one field changed to other valid values; what belongs to a kind or name to defaults."""
     *parents, last = path.split(".")
     for value in TRIED:
         data = experiment.model_dump(mode="json")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.brew.objectives import ADVERSARIAL_LOSSES, OBJECTIVES, inner
@@ -36,6 +36,7 @@ def test_every_objective_is_tested():
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
+@settings(deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_an_objective_is_its_equation_and_least_at_the_target(name, seed):
     g, t = two_gradients(seed)
@@ -93,6 +94,7 @@ def test_carlini_wagner_pulls_at_two_logits_until_the_intended_one_leads():
     assert torch.autograd.grad(loss(logits, torch.tensor([1])), logits)[0].tolist() == [[0, 0, 0]]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_cross_entropy_is_the_mean_negative_log_likelihood(seed):
     rng = np.random.default_rng(seed)

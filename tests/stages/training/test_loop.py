@@ -73,7 +73,7 @@ def assert_same_history(ours, theirs):
 def test_it_learns_digits(digits, tmp_path):
     model = small_network(digits)
     ctx = context(tmp_path)
-    history = loop.train(model, digits.train, Training(epochs=5, batch_size=32, augmentation=PLAIN), RATE, ctx)
+    history = loop.train(model, digits.train, Training(epochs=4, batch_size=32, augmentation=PLAIN), RATE, ctx)
     assert history.loss[-1] < 0.2 * history.loss[0] and history.accuracy[-1] > 0.95
     right = loop.predict(model, digits.test, ctx).argmax(1).numpy() == digits.test.labels
     assert right.mean() > 0.9
@@ -122,6 +122,16 @@ def test_a_training_is_a_function_of_its_seeds(build, digits, few, tmp_path):
     assert_same(trained["first"], trained["again"])
     with pytest.raises(AssertionError):
         assert_same(trained["first"], trained["other"])
+
+
+def test_every_epoch_has_an_order_of_its_own(digits, few, tmp_path):
+    model = network(digits)
+    seen = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    training = Training(epochs=3, batch_size=200, augmentation=PLAIN)
+    loop.train(model, few, training, RATE, context(tmp_path))
+    assert len(seen) == 3
+    assert not any(torch.equal(seen[a], seen[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
 
 
 def test_watching_is_at_the_epochs_asked_for_and_leaves_the_training_alone(digits, few, tmp_path):

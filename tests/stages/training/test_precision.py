@@ -53,6 +53,6 @@ def test_products_are_rounded_as_said():
 
 
 def test_tf32_without_a_gpu_is_refused(before):
-    with pytest.raises(InputError, match="tf32 needs a GPU, and this step runs on cpu; set .*float32 or bf16"):
+    with pytest.raises(InputError, match=r"tf32 needs a GPU, and this step runs on cpu; set .*float32 or bf16"):
         precision("tf32", CPU).__enter__()
     assert flags() == before

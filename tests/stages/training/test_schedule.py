@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -20,6 +20,7 @@ def test_a_brew_of_250_steps_falls_after_93_156_and_218():
     assert MultiStep().milestones(250) == (93, 156, 218)
 
 
+@settings(deadline=None)
 @given(st.integers(3, 120), st.floats(0.05, 1))
 def test_multistep_is_torchs_at_whole_epochs(epochs, factor):
     parameter = torch.nn.Parameter(torch.zeros(1))
@@ -47,6 +48,7 @@ def test_cosine_rises_and_falls():
     assert rate_factor(Cosine(), 0, 40) == 1
 
 
+@settings(deadline=None)
 @given(st.floats(0, 0.95), st.integers(1, 100), st.floats(0, 1))
 def test_every_schedule_stays_between_0_and_1(warmup, epochs, done):
     for schedule in (Cosine(warmup=warmup), MultiStep(), Constant()):

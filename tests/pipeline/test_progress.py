@@ -1,0 +1,83 @@
+"""What a run shows: plain lines without a terminal, a line a stage with one, and true counts in both."""
+
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipeline.plan import Plan
+from pipeline.progress import EVENTS, Reporter
+from pipeline.runner import Failure, Progress
+from pipeline.step import Step
+from pipeline.store import Manifest, open_store
+
+Planner = Callable[[dict[str, Any]], Plan]
+
+
+def manifest_of(step: Step, **metrics: float) -> Manifest:
+    facts = {"seconds": 2.0, "host": "here"}
+    return Manifest(**step.made_of, key=step.key, write_id="0" * 32, metrics=metrics, provenance=facts)
+
+
+@pytest.fixture
+def plan(plan_tiny: Planner) -> Plan:
+    return plan_tiny({"surrogates.count": 2})
+
+
+def reporter(plan: Plan, folder: Path, cached: set[str], terminal: bool) -> tuple[Reporter, io.StringIO]:
+    shown = io.StringIO()
+    return Reporter(plan, open_store(folder), cached, 2, Console(file=shown, force_terminal=terminal, width=120)), shown
+
+
+def test_plain_lines_count_what_is_done_and_what_is_undone_again(plan: Plan, tmp_path: Path) -> None:
+    steps = {step.label: step for step in plan.steps.values()}
+    one, two = steps["pretrain surrogate 0"], steps["pretrain surrogate 1"]
+    report, shown = reporter(plan, tmp_path, {steps["prepare digits"].key}, terminal=False)
+    with report:
+        report.progressed({one.key: Progress(1, 2, {"loss": 0.5}, "here")})
+        report.ended(one, manifest_of(one, validation_accuracy=0.25))
+        # Its worker died before it was heard of: nothing that was done is undone.
+        report.repeated(two, "its worker died")
+        report.ended(two, manifest_of(two))
+        # What ended in this run, and what an earlier one left, may both turn out damaged.
+        report.repeated(one, "is damaged: [model] holds other bytes")
+        report.repeated(steps["prepare digits"], "is damaged")
+        report.ended(steps["prepare digits"], manifest_of(steps["prepare digits"]))
+        report.failed(one, Failure("no reason", "/log"))
+    counts = re.findall(rf"^\[ *(\d+)/{len(plan.steps)}\]", shown.getvalue(), re.MULTILINE)
+    assert counts == ["2", "3", "2", "2"]
+    assert "[model] holds other bytes; it runs again" in shown.getvalue()
+    assert "accuracy 0.25" in shown.getvalue()
+    events = [json.loads(line) for line in (tmp_path / "runs" / plan.run / EVENTS).read_text().splitlines()]
+    assert [event["event"] for event in events] == [
+        *("began", "running", "done", "repeated", "done", "repeated", "repeated", "done", "failed", "ended")
+    ]
+    assert events[0]["cached"] == 1
+
+
+def test_a_terminal_shows_one_line_a_stage(plan: Plan, tmp_path: Path) -> None:
+    steps = {step.label: step for step in plan.steps.values()}
+    one = steps["pretrain surrogate 0"]
+    report, shown = reporter(plan, tmp_path, {steps["prepare digits"].key}, terminal=True)
+    with report:
+        report.progressed({one.key: Progress(1, 2, {"loss": 0.5}, "here")})
+        report.ended(one, manifest_of(one, validation_accuracy=0.25))
+    last = shown.getvalue().rpartition("prepare")[2].splitlines()
+    table = ["prepare" + last[0], *last[1:]]
+    assert [line.split()[0] for line in table if line.split()[:1] and line.split()[0] in dict(plan.by_stage())] == [
+        stage for stage, _ in plan.by_stage()
+    ]
+    assert any("1/2" in line and "2.0 s a step" in line and "accuracy 0.25" in line for line in table)
+
+
+def test_an_interruption_is_written_down(plan: Plan, tmp_path: Path) -> None:
+    report, _ = reporter(plan, tmp_path, set(), terminal=False)
+    with pytest.raises(KeyboardInterrupt), report:
+        raise KeyboardInterrupt
+    last = (tmp_path / "runs" / plan.run / EVENTS).read_text().splitlines()[-1]
+    assert json.loads(last)["event"] == "interrupted"

@@ -1,0 +1,267 @@
+"""Runs on a real Ray: what fails, dies or is damaged costs only itself, and what is done is not done again."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.execute import LOG
+from pipeline.experiment import Runtimes
+from pipeline.plan import Plan
+from pipeline.runner import (
+    ATTEMPTS,
+    Failure,
+    Outcome,
+    Progress,
+    Runner,
+    cached_steps,
+    check_resources,
+    needed_steps,
+    ray_options,
+)
+from pipeline.step import Step
+from pipeline.store import Manifest, Store, open_store
+from stages.config import InputError
+from stages.stage import Runtime
+
+RUNTIMES = Runtimes(device="cpu")
+Planner = Callable[[dict[str, Any]], Plan]
+
+
+class Record:
+    """Writes down all that a runner tells."""
+
+    def __init__(self) -> None:
+        self.progress: list[tuple[str, Progress]] = []
+        self.done: list[str] = []
+        self.again: list[tuple[str, str]] = []
+        self.broken: list[str] = []
+
+    def progressed(self, reports: Mapping[str, Progress]) -> None:
+        self.progress += reports.items()
+
+    def ended(self, step: Step, manifest: Manifest) -> None:
+        self.done.append(step.label)
+
+    def repeated(self, step: Step, why: str) -> None:
+        self.again.append((step.label, why))
+
+    def failed(self, step: Step, failure: Failure) -> None:
+        self.broken.append(step.label)
+
+
+def run(plan: Plan, store: Store, resources: Mapping[str, float], record: Record) -> Outcome:
+    return Runner(plan, store, RUNTIMES, resources, record).run(cached_steps(plan, store))
+
+
+def labels(plan: Plan, keys: set[str]) -> set[str]:
+    return {plan.steps[key].label for key in keys}
+
+
+def assert_whole(plan: Plan, store: Store) -> None:
+    assert cached_steps(plan, store) == set(plan.steps)
+    assert [problem for manifest in store.manifests() for problem in store.verify(manifest)] == []
+
+
+@pytest.fixture
+def copied(finished: Any, tmp_path: Path) -> Path:
+    """A copy of the finished run's store, to damage."""
+    return Path(shutil.copytree(finished.store, tmp_path / "store"))
+
+
+def test_each_step_runs_once_after_its_inputs(
+    tmp_path: Path, plan_tiny: Planner, resources: Mapping[str, float]
+) -> None:
+    plan, store, record = plan_tiny({"victims.count": 2}), open_store(tmp_path), Record()
+    outcome = run(plan, store, resources, record)
+    assert (outcome.ran, outcome.cached, outcome.failed, outcome.blocked) == (set(plan.steps), set(), {}, set())
+    assert sorted(record.done) == sorted(labels(plan, set(plan.steps)))
+    position = {label: number for number, label in enumerate(record.done)}
+    for step in plan.steps.values():
+        assert all(position[plan.steps[ref.key].label] < position[step.label] for ref in step.inputs.values())
+    assert outcome.counts(plan) == {
+        "total": len(plan.steps),
+        "cached": 0,
+        "ran": len(plan.steps),
+        "failed": 0,
+        "blocked": 0,
+    }
+    assert_whole(plan, store)
+    assert needed_steps(plan, cached_steps(plan, store)) == set()
+
+
+def test_a_failing_step_blocks_those_who_need_it_and_nobody_else(
+    tmp_path: Path, plan_tiny: Planner, resources: Mapping[str, float]
+) -> None:
+    training = {"epochs": 2, "learning_rate": 1e30, "augmentation": {"flip": False, "pad": 1}}
+    plan, store, record = plan_tiny({"victims.training": training}), open_store(tmp_path), Record()
+    outcome = run(plan, store, resources, record)
+    assert labels(plan, set(outcome.failed)) == {"retrain clean victim 0", "retrain case 0 victim 0"}
+    assert {plan.steps[key].stage for key in outcome.blocked} == {"evaluate", "summarize"}
+    assert {plan.steps[key].stage for key in outcome.ran} == {"prepare", "pretrain", "case", "brew", "select", "export"}
+    assert len(outcome.ran) + len(outcome.failed) + len(outcome.blocked) == len(plan.steps)
+    for failure in outcome.failed.values():
+        assert "FloatingPointError: the training loss is nan" in failure.why
+        assert "training.learning_rate" in failure.why
+        assert not failure.bad_input
+        assert "Traceback (most recent call last)" in Path(failure.log).read_text()
+    again = run(plan, store, resources, Record())
+    assert (again.ran, again.cached, set(again.failed)) == (set(), outcome.ran, set(outcome.failed))
+
+
+class Killer(Record):
+    """Kills processes of this Ray at most so many times, each time once a step has reported from within."""
+
+    def __init__(self, step: Step, times: int, victims: Callable[[], list[int]]) -> None:
+        super().__init__()
+        self._step, self._left, self._victims = step, times, victims
+
+    def progressed(self, reports: Mapping[str, Progress]) -> None:
+        super().progressed(reports)
+        if self._left and self._step.key in reports and reports[self._step.key].done > 0:
+            for pid in self._victims():
+                os.kill(pid, signal.SIGKILL)
+                self._left -= 1
+
+    @property
+    def left(self) -> int:
+        return self._left
+
+
+def workers_of(step: Step, store: Store, processes: Any) -> list[int]:
+    """The processes below this one that have the step's log open."""
+    log = store.scratch(step.key) / LOG
+
+    def has_it_open(pid: int) -> bool:
+        try:
+            return any(link.resolve() == log for link in Path(f"/proc/{pid}/fd").iterdir())
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    return [pid for pid in processes.below(os.getpid()) if has_it_open(pid)]
+
+
+def test_a_step_whose_worker_is_killed_runs_again(
+    tmp_path: Path, plan_tiny: Planner, resources: Mapping[str, float], processes: Any
+) -> None:
+    plan, store = plan_tiny({"surrogates.training.epochs": 100}), open_store(tmp_path)
+    surrogate = next(step for step in plan.steps.values() if step.stage == "pretrain")
+    killer = Killer(surrogate, 1, lambda: workers_of(surrogate, store, processes))
+    outcome = run(plan, store, resources, killer)
+    assert killer.left == 0
+    assert [label for label, why in killer.again if "its worker died" in why] == [surrogate.label]
+    assert outcome.ran == set(plan.steps)
+    assert_whole(plan, store)
+
+
+def test_a_step_whose_workers_keep_dying_fails_and_the_rest_goes_on(
+    tmp_path: Path, plan_tiny: Planner, resources: Mapping[str, float], processes: Any
+) -> None:
+    plan, store = plan_tiny({"surrogates.training.epochs": 100_000}), open_store(tmp_path)
+    surrogate = next(step for step in plan.steps.values() if step.stage == "pretrain")
+    killer = Killer(surrogate, ATTEMPTS, lambda: workers_of(surrogate, store, processes))
+    outcome = run(plan, store, resources, killer)
+    assert list(outcome.failed) == [surrogate.key]
+    assert f"its worker died (WorkerCrashedError), {ATTEMPTS} times" in outcome.failed[surrogate.key].why
+    clean = {"retrain clean victim 0", "evaluate case 0 clean victim 0"}
+    assert labels(plan, outcome.ran) == {"prepare digits", "case 0"} | clean
+    assert killer.left == 0
+
+
+def test_the_death_of_the_board_that_workers_report_to_costs_nothing(
+    tmp_path: Path, plan_tiny: Planner, resources: Mapping[str, float], processes: Any
+) -> None:
+    plan, store = plan_tiny({"surrogates.training.epochs": 100}), open_store(tmp_path)
+    surrogate = next(step for step in plan.steps.values() if step.stage == "pretrain")
+
+    def boards() -> list[int]:
+        return [pid for pid, command in processes.below(os.getpid()).items() if command.startswith("ray::_Board")][:1]
+
+    killer = Killer(surrogate, 1, boards)
+    outcome = run(plan, store, resources, killer)
+    assert killer.left == 0
+    assert (outcome.ran, killer.again) == (set(plan.steps), [])
+
+
+def flip(blob: Path) -> None:
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1
+    blob.chmod(0o644)
+    blob.write_bytes(data)
+
+
+def truncate(blob: Path) -> None:
+    blob.chmod(0o644)
+    blob.write_bytes(blob.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(("damage", "stage"), [(flip, "prepare"), (truncate, "prepare"), (Path.unlink, "select")])
+def test_a_damaged_output_that_is_needed_is_made_again(
+    copied: Path,
+    plan_tiny: Planner,
+    resources: Mapping[str, float],
+    write_ids: Callable[[Path], dict[str, str]],
+    damage: Callable[[Path], None],
+    stage: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plan, store, record = plan_tiny({}), open_store(copied), Record()
+    damaged = next(step for step in plan.steps.values() if step.stage == stage)
+    summary = next(step for step in plan.steps.values() if step.stage == "summarize")
+    manifest = store.read(*damaged.ref)
+    assert manifest is not None
+    blob = manifest.blobs[0]
+    before = write_ids(copied)
+    store.remove(*summary.ref)
+    damage(copied / "blobs" / blob.sha256)
+    outcome = run(plan, store, resources, record)
+    assert damaged.key in outcome.ran
+    told = [why for label, why in record.again if label == damaged.label] + [caplog.text]
+    assert any(blob.name in text for text in told), "the damage must be told"
+    assert_whole(plan, store)
+    after = write_ids(copied)
+    kept = [name for name in before if after[name] == before[name]]
+    assert len(kept) >= len(before) - 3, "only the damaged step, who shares its bytes, and the summary run"
+
+
+def test_what_nobody_needs_does_not_run(copied: Path, plan_tiny: Planner) -> None:
+    plan, store = plan_tiny({}), open_store(copied)
+    for step in plan.steps.values():
+        if step.stage in ("prepare", "brew", "retrain"):
+            assert store.remove(*step.ref)
+    cached = cached_steps(plan, store)
+    assert len(cached) == len(plan.steps) - 5
+    assert needed_steps(plan, cached) == set()
+    summary = next(step for step in plan.steps.values() if step.stage == "summarize")
+    assert labels(plan, needed_steps(plan, cached - {summary.key})) == {
+        "summarize",
+        "prepare digits",
+        "brew case 0 restart 0",
+        "brew case 0 restart 1",
+    }
+
+
+def test_more_than_the_cluster_has_is_refused_before_anything_runs(plan_tiny: Planner) -> None:
+    steps, cluster = list(plan_tiny({}).steps.values()), {"CPU": 4.0, "memory": 8e9}
+    check_resources(steps, Runtimes(cpus=4, memory_gb=8), cluster)
+    for runtimes, message in (
+        (Runtimes(cpus=5), "runtime.cpus: a step of stage .* takes 5 CPU, and the cluster has 4"),
+        (Runtimes(memory_gb=9), "runtime.memory_gb: .* takes 9e.09 memory, and the cluster has 8e.09"),
+        (Runtimes(gpus=0.5), "runtime.gpus: .* takes 0.5 GPU, and the cluster has 0"),
+        (Runtimes(stages={"brew": Runtime(cpus=5)}), "stage brew takes 5 CPU"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_resources(steps, runtimes, cluster)
+
+
+def test_only_what_computes_takes_a_gpu_where_there_is_one() -> None:
+    cluster = {"CPU": 4.0, "GPU": 2.0}
+    assert ray_options(Runtime(), "brew", cluster)["num_gpus"] == 1
+    assert ray_options(Runtime(), "prepare", cluster)["num_gpus"] == 0
+    assert ray_options(Runtime(), "brew", {"CPU": 4.0})["num_gpus"] == 0
+    assert ray_options(Runtime(device="cpu"), "brew", cluster)["num_gpus"] == 0
+    assert ray_options(Runtime(gpus=0.25), "brew", cluster)["num_gpus"] == 0.25
