@@ -15,7 +15,8 @@ from importlib import metadata
 from pathlib import Path
 
 from pipeline.step import Ref, Step
-from pipeline.store import DamagedBlob, Manifest, Store, new_write_id
+from pipeline.store import DamagedBlob, Manifest, Store, StoreError, new_write_id
+from pipeline.store.files import is_full
 from stages.config import Config
 from stages.stage import Checkpoint, Context, Metrics, Report, Runtime, load_stage
 
@@ -64,9 +65,13 @@ def execute(step: Step, store: Store, runtime: Runtime, report: Report | None = 
             manifest = _attempt(step, store, runtime, attempt, write_id, report)
     except InputGone:
         raise
-    except Exception:
+    except Exception as error:
         # Another attempt that commits first clears the scratch folder, and this one's files with it.
         theirs = committed(store, step)
+        if theirs is None and is_full(error):
+            raise StoreError(
+                f"the disk of {store.url} is full ({error}): free some space and run again; nothing was lost"
+            ) from error
         if theirs is None:
             raise
         manifest = theirs

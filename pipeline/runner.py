@@ -16,7 +16,7 @@ from pipeline.execute import LOG, InputGone, committed, execute
 from pipeline.experiment import Runtimes
 from pipeline.plan import Plan
 from pipeline.step import Ref, Step
-from pipeline.store import Manifest, Store, open_store
+from pipeline.store import Manifest, Store, StoreError, open_store
 from stages.config import InputError
 from stages.stage import Report, Runtime
 
@@ -255,7 +255,7 @@ def _work(step: Step, url: str, runtime: Runtime, board: Any) -> Manifest | _Gon
         return _Gone(gone.ref, gone.why)
     except Exception as error:  # noqa: BLE001
         log = str(store.scratch(step.key) / LOG)
-        name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        name = "" if isinstance(error, (InputError, StoreError)) else f"{type(error).__name__}: "
         return Failure(f"{name}{error}", log, isinstance(error, InputError))
 
 

@@ -1,5 +1,6 @@
 """What a commit needs of a file system: whole writes, names that are given once, content that can be checked."""
 
+import errno
 import hashlib
 import os
 import stat
@@ -10,6 +11,13 @@ from pathlib import Path
 from uuid import uuid4
 
 from pipeline.store.manifest import StoreError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error says that a disk is full, or a quota used up. safetensors' and Arrow's say so in words only."""
+    return getattr(error, "errno", None) in FULL or any(os.strerror(number) in str(error) for number in FULL)
 
 
 def sha256_of(path: Path) -> str:

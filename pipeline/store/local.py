@@ -14,14 +14,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from pipeline.store.files import link_anew, plain_files, sha256_of, sha256_once, sync, temporary_file, write_down
+from pipeline.store.files import (
+    is_full,
+    link_anew,
+    plain_files,
+    sha256_of,
+    sha256_once,
+    sync,
+    temporary_file,
+    write_down,
+)
 from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError
 from pipeline.store.names import key_prefix, run_file, whole_key
 from stages.config import InputError
 
 log = logging.getLogger(__name__)
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 ADVICE = {
     errno.EACCES: "make it writable for this user, or choose another folder",
     errno.EROFS: "it is mounted read-only: choose another folder",
@@ -278,7 +286,7 @@ class LocalStore:
             yield
 
     def _explained(self, error: OSError, path: Path, needed: int) -> StoreError:
-        if error.errno not in FULL:
+        if not is_full(error):
             return StoreError(f"store {self.url}: {error}; what was to be stored is still in {path}")
         free = shutil.disk_usage(self._root).free
         return StoreError(

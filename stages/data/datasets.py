@@ -184,8 +184,15 @@ def held_by(config: DatasetConfig) -> Files | Tree | None:
     else:
         known = CANONICAL[config.kind]
         held = known.find(root) or list_tree(root, known.classes)
-        if held is not None or config.download:
+        if held is not None:
             return held
+        if config.download:
+            if config.root is not None and not root.is_dir():
+                raise InputError(
+                    f"{root}: there is no such folder. Make it to download {name_of(config)} to there, or "
+                    f"set the dataset's root to where {known.title} is"
+                )
+            return None
         expected = f"{known.folder} as torchvision downloads it, an image tree, or download: true"
     if held is None:
         raise InputError(f"{root}: does not hold {name_of(config)}. Expected {expected}. Set the dataset's root")

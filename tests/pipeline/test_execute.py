@@ -10,7 +10,7 @@ import pytest
 from pipeline.execute import LOG, InputGone, committed, execute
 from pipeline.plan import Plan
 from pipeline.step import Step
-from pipeline.store import Store, open_store
+from pipeline.store import Store, StoreError, open_store
 from stages.stage import Checkpoint, Runtime
 
 RUNTIME = Runtime(device="cpu")
@@ -127,3 +127,20 @@ def test_a_manifest_that_is_of_another_step_is_no_hit(store: Store, steps: dict[
     file.write_text(json.dumps(fields))
     with pytest.raises(RuntimeError, match="made of other params"):
         committed(store, step)
+
+
+def test_a_disk_that_fills_while_a_step_runs_is_told_and_loses_nothing(
+    small_disk: Path, steps: dict[str, Step]
+) -> None:
+    store = open_store(small_disk / "store")
+    prepared = execute(steps["prepare digits"], store, RUNTIME)
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(StoreError, match=f"disk of {store.url} is full.*free some space and run again"):
+        execute(steps["pretrain surrogate 0"], store, RUNTIME)
+    assert committed(store, steps["prepare digits"]) == prepared
+    filler.unlink()
+    execute(steps["pretrain surrogate 0"], store, RUNTIME)
+    assert committed(store, steps["pretrain surrogate 0"]) is not None

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -41,17 +40,6 @@ def kept(store: Path) -> list[str]:
     """All that the store keeps, temporary files included."""
     folders = (store / "blobs", store / "steps")
     return sorted(path.name for folder in folders for path in folder.rglob("*") if not path.is_dir())
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "x", mount], check=False).returncode:
-        pytest.skip("no permission to mount a small tmpfs")
-    yield mount
-    subprocess.run(["umount", mount], check=True)
 
 
 def commit_until(store: LocalStore, folder: Path, last: int) -> None:

@@ -143,6 +143,8 @@ def test_what_is_wrong_with_a_folder_is_named(small_tree: Path, tmp_path: Path) 
 
     nowhere = tmp_path / "nowhere"
     refused(f"{nowhere}: does not hold cifar10.*download: true", Cifar10(root=nowhere, download=False))
+    refused(f"{nowhere / 'typo'}: there is no such folder. Make it to download cifar10", Cifar10(root=nowhere / "typo"))
+    nowhere.mkdir()
     refused(f"{nowhere}: does not hold flowers", ImageFolder(name="flowers", size=8, root=nowhere))
     refused("expected the image tree.*found no image tree", Cifar10(root=nowhere, fingerprint="0" * 64))
     refused("dataset.per_class is 4, but class airplane of cifar10 has 3", Cifar10(root=small_tree, per_class=4))
