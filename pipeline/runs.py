@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import yaml
 
 from pipeline.experiment import Experiment
 from pipeline.plan import Plan
-from pipeline.progress import EVENTS
+from pipeline.progress import EVENTS, HEARTBEAT_SECONDS
 from pipeline.step import Ref
 from pipeline.store import Manifest, Store
 from stages.config import InputError, nearest
 
 EXPERIMENT, PLAN, SUMMARY, TABLE = "experiment.yaml", "plan.json", "summary.json", "table.txt"
 STATES = ("done", "running", "failed", "left")
+SILENCE_SECONDS = 8 * HEARTBEAT_SECONDS
+"""A run whose event log is silent for so long was killed."""
 
 
 def record(store: Store, plan: Plan, experiments: Mapping[str, Experiment]) -> None:
@@ -65,18 +68,21 @@ class StepState:
 def states(store: Store, run: str) -> Iterator[StepState]:
     """Each step of a run and how far it is, from the store alone.
 
-    A step counts as running while the run does, as far as its event log tells.
+    A step counts as running while its run says so every few seconds in the event log, and no longer.
     """
     last: dict[str, dict[str, Any]] = {}
-    alive = False
+    alive, newest = False, ""
     for line in (store.read_run(run, EVENTS) or b"").decode().splitlines():
         event = json.loads(line)
+        newest = event["time"]
         if event["what"] == "run":
             alive = event["event"] == "began"
             if alive:
                 last = {key: old for key, old in last.items() if old["event"] == "done"}
         elif "key" in event:
             last[event["key"]] = {**last.get(event["key"], {}), **event}
+    quiet_since = datetime.now(UTC) - timedelta(seconds=SILENCE_SECONDS)
+    alive = alive and datetime.fromisoformat(newest) > quiet_since
     for step in planned(store, run):
         event = last.get(step["key"], {})
         since = event.get("time", "")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def test_states_follow_the_store_and_the_events(store: Store, finished: Any) -> 
     steps = {step["label"]: step for step in runs.planned(store, run)}
     for label in ("summarize", "export case 0", "select case 0"):
         store.remove(steps[label]["stage"], steps[label]["key"])
-    at = "2026-01-02T03:04:05.000+00:00"
+    at = datetime.now(UTC).isoformat()
 
     def event(what: str, kind: str, **facts: Any) -> None:
         key = {"key": steps[what]["key"]} if what in steps else {}
@@ -60,6 +61,11 @@ def test_states_follow_the_store_and_the_events(store: Store, finished: Any) -> 
         at,
     )
     assert found["summarize"].state == "left"
+    log = store.read_run(run, EVENTS) or b""
+    store.write_run(run, EVENTS, log.replace(at[:19].encode(), b"2026-01-02T03:04:05"))
+    silent = {state.label: state.state for state in runs.states(store, run)}
+    assert silent["select case 0"] == "left", "a run that has said nothing for long was killed"
+    assert silent["export case 0"] == "failed"
     event("run", "interrupted")
     assert {state.state for state in runs.states(store, run) if state.label == "select case 0"} == {"left"}
 
