@@ -68,8 +68,9 @@ def _sections(folder: Path) -> Iterator[str]:
         facts, about, counts = result["provenance"], first["experiment"], first["summary"]["poison_success"]
         unclean = "; made from uncommitted changes" if "dirty" in str(facts.get("commit", "dirty")) else ""
         yield f"## {result['name']}\n\n{about['description']}. {counts['cases']} cases × {counts['victims']} victims."
+        hardware = facts["hardware"] if isinstance(facts["hardware"], str) else " / ".join(facts["hardware"])
         yield (
-            f"[{file.name}]({file.name}): {facts['hardware']}; {facts['step_seconds'] / 60:.0f} minutes of steps; "
+            f"[{file.name}]({file.name}): {hardware}; {facts['step_seconds'] / 60:.0f} minutes of steps; "
             f"{facts['started'][:10]}{unclean}.\n"
         )
         rows = {variant or result["name"]: figures for variant, figures in result["variants"].items()}
