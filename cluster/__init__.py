@@ -1,1 +1,1 @@
-"""WHERE it runs: connecting to Ray, and what each stage takes of a machine."""
+"""WHERE it runs: connecting to Ray, a cluster's or one of our own."""

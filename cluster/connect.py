@@ -42,7 +42,7 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, **options)
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(
             f"no Ray cluster lets us in at {address!r}: {error}. Is it of this version of Ray ({ray.__version__}), and "
             "does it ask for a token (then set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)?"

@@ -1,7 +1,9 @@
 """The command `brewline`."""
 
+import hashlib
 import json
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -23,10 +25,10 @@ from pipeline.experiment import Experiment, load_experiments, named_experiments,
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from pipeline.progress import Reporter
-from pipeline.runner import Outcome, Runner, cached_steps, needed_steps
-from pipeline.step import SHOWN, difference
+from pipeline.runner import Outcome, Runner, at_once, cached_steps, needed_steps
+from pipeline.step import SHOWN, canonical, difference
 from pipeline.store import Store, StoreError, open_store
-from stages.config import InputError, nearest
+from stages.config import InputError, identity, nearest
 from stages.stage import STAGES, Checkpoint, Runtime, load_stage
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -72,7 +74,8 @@ def run(
     """Run an experiment. What the store has is not run again, so the same command resumes."""
     began = time.monotonic()
     asked, plan, opened = _planned(experiment, settings, store)
-    cached = cached_steps(plan, opened)
+    damaged = runs.damaged_summaries(opened, plan)
+    cached = cached_steps(plan, opened) - damaged
     runs.record(opened, plan, asked)
     outcome = Outcome(cached=cached)
     if needed_steps(plan, cached):
@@ -80,15 +83,15 @@ def run(
         console = Console(stderr=True)
         with connect(address) as resources:
             runtime = next(iter(asked.values())).runtime
-            slots = resources.get("CPU", 1) / runtime.cpus
+            slots = {stage: at_once(runtime.of(stage), stage, resources) for stage in STAGES}
             with Reporter(plan, opened, cached, slots, console) as reporter:
-                outcome = Runner(plan, opened, runtime, resources, reporter).run(cached)
+                outcome = Runner(plan, opened, runtime, resources, reporter).run(cached, damaged)
     _conclude(plan, opened, outcome, time.monotonic() - began, as_json)
 
 
 def _conclude(plan: Plan, store: Store, outcome: Outcome, seconds: float, as_json: bool) -> None:
     """Print how a run ended, and leave with its exit code."""
-    results = {} if outcome.failed else runs.publish(store, plan)
+    results = runs.publish(store, plan, outcome.cached | outcome.ran)
     for variant, result in results.items():
         print(f"{variant}\n{result.table}" if variant else result.table)
     if len(results) > 1:
@@ -111,15 +114,16 @@ def _conclude(plan: Plan, store: Store, outcome: Outcome, seconds: float, as_jso
 
 def _figures(results: Mapping[str, runs.Result]) -> dict[str, Any]:
     """The figures of a run; by variant where its experiment names any."""
-    if not results:
-        return {"cases": [], "summary": None}
     if "" in results:
         return results[""].figures
+    if not results:
+        return {"cases": [], "summary": None}
     return {"variants": {variant: result.figures for variant, result in results.items()}}
 
 
 def _command() -> str:
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    return shlex.join([program.name if shutil.which(program.name) else str(program), *sys.argv[1:]])
 
 
 def _planned(name: str, settings: list[str], store: str) -> tuple[dict[str, Experiment], Plan, Store]:
@@ -225,8 +229,21 @@ def step(
     def report(done: int, total: int, figures: Mapping[str, float]) -> None:
         console.print(f"{done}/{total}", *[f"{name} {value:.4g}" for name, value in figures.items()], highlight=False)
 
-    metrics = run_stage(stage, parsed, folders, out, machine, Checkpoint(out / "checkpoint"), report)
+    # A checkpoint is of these params and inputs alone: with others the stage starts anew.
+    sources = {role: str(folder.resolve()) for role, folder in folders.items()}
+    made_of = canonical([stage, load_stage(stage).VERSION, identity(parsed), sources])
+    checkpoint = out / f".checkpoint-{hashlib.sha256(made_of).hexdigest()[:SHOWN]}"
+    metrics = run_stage(stage, parsed, Inputs(folders), out, machine, Checkpoint(checkpoint), report)
+    shutil.rmtree(checkpoint, ignore_errors=True)
     print(json.dumps(metrics))
+
+
+class Inputs(dict[str, Path]):
+    """Input folders by role; asking for one that was not given is bad input."""
+
+    def __missing__(self, role: str) -> Path:
+        """Raises InputError."""
+        raise InputError(f"the stage needs --input {role}=FOLDER; {'given: ' + ', '.join(self) if self else 'none'}")
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

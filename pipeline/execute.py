@@ -52,11 +52,14 @@ def committed(store: Store, step: Step) -> Manifest | None:
     return manifest
 
 
-def execute(step: Step, store: Store, runtime: Runtime, report: Report | None = None) -> Manifest:
-    """Run a step and commit its output. Running it twice is safe: one commit counts, and both return it.
+def execute(step: Step, store: Store, runtime: Runtime, report: Report | None = None, again: bool = False) -> Manifest:
+    """Run a step and commit its output, unless that is done. Running it twice is safe: one commit counts.
 
+    again: run it though it seems done, because its output turned out damaged.
     Raises InputGone where an input must run again first, and whatever the stage raises; the log has the traceback.
     """
+    if not again and (done := committed(store, step)) is not None:
+        return done
     write_id = new_write_id()
     scratch = store.scratch(step.key)
     attempt = scratch / write_id

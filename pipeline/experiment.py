@@ -30,7 +30,7 @@ class Surrogates(Config):
     epochs: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """A staggered ensemble: surrogate k ends after epochs[k]; null trains all to the end."""
     training: Training | None = None
-    """Null is the experiment's `training`."""
+    """Fields that differ from the experiment's `training`; null is none."""
     seed: int = 0
 
     @property
@@ -47,7 +47,7 @@ class Victims(Config):
     network: Network | None = None
     """Null is the experiment's `network`."""
     training: Training | None = None
-    """Null is the experiment's `training`."""
+    """Fields that differ from the experiment's `training`; null is none."""
     record_every: Annotated[int, Field(ge=1)] = 1
     """Epochs between two points of the curves of adversarial loss."""
     seed: int = 0
@@ -94,6 +94,14 @@ class Experiment(Config):
         for name, size in sizes.items():
             if size > self.surrogates.size:
                 raise ValueError(f"surrogates.{name} names {size}, but surrogates.count is {self.surrogates.size}")
+        if self.victims.network and self.victims.network.weights:
+            raise ValueError("victims.network.weights: victims are trained from scratch; leave weights out")
+        networks = self.surrogates.networks or (self.network,)
+        if any(network.weights for network in networks) and self.surrogates.size > len(set(networks)):
+            raise ValueError(
+                f"surrogates: {self.surrogates.size} of them, but pretrained weights are not trained further, so some "
+                "would be the same network; name as many in surrogates.networks, each once, or leave weights out"
+            )
         return self
 
 
@@ -119,6 +127,15 @@ def load_experiments(file_or_name: str, settings: Iterable[str] = ()) -> dict[st
     experiments = {}
     for variant, own in _variants(data, file).items():
         varied = copy.deepcopy(data)
+        for path in own:
+            if clash := next(
+                (name for name, _ in given if f"{name}.".startswith(f"{path}.") or f"{path}.".startswith(f"{name}.")),
+                None,
+            ):
+                raise InputError(
+                    f"--set {clash}: variant {variant} of {file.name} sets {path} itself; a setting is for "
+                    "all variants, so copy the file and change it there"
+                )
         for path, value in [*own.items(), *given]:
             _set(varied, str(path), value)
         experiments[variant] = parse(varied, f"{file_or_name}, variant {variant}" if variant else file_or_name)
@@ -147,9 +164,12 @@ def _variants(data: dict[str, Any], file: Path) -> dict[str, dict[str, Any]]:
 
 
 def parse(data: Mapping[str, Any], origin: str) -> Experiment:
-    """Validate an experiment that was read from `origin`, which error messages name."""
+    """Validate an experiment that was read from `origin`, which error messages name.
+
+    What `surrogates.training` and `victims.training` leave out is as in `training`.
+    """
     try:
-        return Experiment.model_validate(data)
+        return Experiment.model_validate(_with_own_trainings(data))
     except ValidationError as error:
         lines = [f"  {_place(item['loc'])}: {_message(item)}" for item in error.errors()]
         raise InputError("\n".join([f"experiment {origin} is not valid:", *lines])) from None
@@ -164,6 +184,25 @@ def prepare_experiment(experiment: Experiment) -> Experiment:
     cases = resolve_cases(experiment.cases)
     precheck(cases, describe(dataset), experiment.attack.budget)
     return experiment.model_copy(update={"dataset": dataset, "cases": cases})
+
+
+def _with_own_trainings(data: Mapping[str, Any]) -> dict[str, Any]:
+    common, filled = data.get("training", {}), dict(data)
+    for section in ("surrogates", "victims"):
+        fields = filled.get(section)
+        if isinstance(fields, Mapping) and isinstance(fields.get("training"), Mapping) and isinstance(common, Mapping):
+            filled[section] = {**fields, "training": _over(common, fields["training"])}
+    return filled
+
+
+def _over(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`own` fields over `common` ones, also within a field that both give; one of another kind replaces the other."""
+    merged = {**common, **own}
+    for name, value in own.items():
+        other = common.get(name)
+        if isinstance(value, Mapping) and isinstance(other, Mapping) and value.get("kind") in (None, other.get("kind")):
+            merged[name] = _over(other, value)
+    return merged
 
 
 class _UniqueLoader(yaml.SafeLoader):

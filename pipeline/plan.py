@@ -117,8 +117,9 @@ def _brew(experiment: Experiment, made: Plan, c: int, r: int, inputs: Mapping[st
 
 def _victim(experiment: Experiment, made: Plan, v: int, of: str, inputs: Mapping[str, Ref]) -> Ref:
     own = experiment.victims
+    network = own.network or experiment.network.model_copy(update={"weights": None})  # from scratch
     params = retrain.Params(
-        network=own.network or experiment.network,
+        network=network,
         training=own.training or experiment.training,
         record_every=own.record_every,
         seed=derive_seed(own.seed, "victim", v),

@@ -16,7 +16,7 @@ from rich.table import Table
 from pipeline.plan import Plan
 from pipeline.runner import Failure, Progress
 from pipeline.step import Step
-from pipeline.store import Manifest, Store
+from pipeline.store import Manifest, Store, StoreError
 
 EVENTS = "events.jsonl"
 HEARTBEAT_SECONDS = 15.0
@@ -52,8 +52,10 @@ class _Row:
 class Reporter:
     """Shows a run on a console, one line a stage, and appends its events to the run's log in the store."""
 
-    def __init__(self, plan: Plan, store: Store, cached: set[str], slots: float, console: Console) -> None:
-        self._plan, self._store, self._console, self._slots = plan, store, console, max(slots, 1)
+    def __init__(
+        self, plan: Plan, store: Store, cached: set[str], slots: Mapping[str, float], console: Console
+    ) -> None:
+        self._plan, self._store, self._console, self._slots = plan, store, console, slots
         self._rows = {
             stage: _Row(len(steps), {step.key for step in steps} & cached) for stage, steps in plan.by_stage()
         }
@@ -136,15 +138,16 @@ class Reporter:
                 step = self._plan.steps[key]
                 self._log_step(step, "progress", done=report.done, total=report.total, figures=report.figures)
             if row.running and not self._console.is_terminal:
-                left = _duration(self._left(row))
+                left = _duration(self._left(stage))
                 text = f"      {stage}: {len(row.done)} of {row.total}, {len(row.running)} running, {left} left"
                 self._console.print(f"{text}  {row.figures}", highlight=False, markup=False, soft_wrap=True)
 
-    def _left(self, row: _Row) -> float | None:
+    def _left(self, stage: str) -> float | None:
         """Seconds until the stage is done, if it had the whole cluster."""
+        row = self._rows[stage]
         each = row.seconds_a_step()
         todo = row.total - len(row.done) - row.failed - row.fraction_running
-        return None if each is None else todo * each / min(self._slots, max(todo, 1))
+        return None if each is None else todo * each / min(self._slots[stage], max(todo, 1))
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -155,7 +158,7 @@ class Reporter:
             bar = ProgressBar(total=row.total, completed=done + row.fraction_running, width=24)
             each = row.seconds_a_step()
             rate = f"{each:.1f} s a step" if each is not None else ""
-            left = f"{_duration(self._left(row))} left" if done < row.total and each is not None else ""
+            left = f"{_duration(self._left(stage))} left" if done < row.total and each is not None else ""
             failed = f" [red]{row.failed} failed[/]" if row.failed else ""
             table.add_row(stage, bar, f"{done}/{row.total}{failed}", rate, left, row.figures)
         return table
@@ -165,7 +168,10 @@ class Reporter:
 
     def _log(self, what: str, event: str, **facts: Any) -> None:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "what": what, "event": event, **facts}
-        self._store.append_run(self._plan.run, EVENTS, json.dumps(line))
+        try:
+            self._store.append_run(self._plan.run, EVENTS, json.dumps(line))
+        except StoreError as error:  # the run goes on: what counts are the steps' own commits
+            self._console.print(f"event log: {error}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _figures(figures: Mapping[str, Any]) -> str:

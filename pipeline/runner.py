@@ -8,7 +8,7 @@ from one step to another: workers get a step as data and read its inputs from th
 import socket
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -96,6 +96,7 @@ class Runner:
     ) -> None:
         self._plan, self._store, self._runtimes, self._watcher = plan, store, runtimes, watcher
         self._resources = resources
+        self._damaged: set[str] = set()
         self._attempts: Counter[str] = Counter()
         self._outcome = Outcome()
         self._running: dict[Any, Step] = {}
@@ -103,13 +104,18 @@ class Runner:
         self._waiting: dict[str, set[str]] = {}
         self._dependents: defaultdict[str, list[str]] = defaultdict(list)
 
-    def run(self, cached: set[str]) -> Outcome:
-        """Run what is not in `cached`, and return when nothing more can run. KeyboardInterrupt ends it cleanly."""
+    def run(self, cached: set[str], damaged: Collection[str] = ()) -> Outcome:
+        """Run what is not in `cached`, and return when nothing more can run. KeyboardInterrupt ends it cleanly.
+
+        damaged: keys of steps that the store has, and that are to run all the same.
+        """
         import ray
 
         self._outcome.cached = set(cached)
+        self._damaged = set(damaged)
         needed = needed_steps(self._plan, cached)
-        check_resources([self._plan.steps[key] for key in needed], self._runtimes, self._resources)
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        check_resources([self._plan.steps[key] for key in needed], self._runtimes, self._resources, machines)
         for key in (key for key in self._plan.steps if key in needed):
             self._wait_for(self._plan.steps[key], needed)
         board: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Board).remote()
@@ -140,13 +146,14 @@ class Runner:
     def _start_ready(self, board: Any) -> None:
         import ray
 
+        work: Any = ray.remote(max_retries=0)(_work)
         while self._ready:
             step = self._ready.popleft()
             self._attempts[step.key] += 1
             runtime = self._runtimes.of(step.stage)
             options: dict[str, Any] = ray_options(runtime, step.stage, self._resources)
-            task = ray.remote(max_retries=0, **options)(_work)
-            self._running[task.remote(step, self._store.url, runtime, board)] = step
+            task = work.options(**options).remote(step, self._store.url, runtime, board, step.key in self._damaged)
+            self._running[task] = step
 
     def _settle(self, step: Step, reference: Any) -> None:
         """Take in how a task ended."""
@@ -178,6 +185,7 @@ class Runner:
         """A committed step whose output is gone or damaged runs again, unless it is about to anyway."""
         self._outcome.cached.discard(step.key)
         self._outcome.ran.discard(step.key)
+        self._damaged.add(step.key)
         if not (step.key in self._waiting or step in self._ready or step in self._running.values()):
             self._repeat(step, why)
 
@@ -191,7 +199,7 @@ class Runner:
         self._ready.append(step)
 
     def _log(self, step: Step) -> str:
-        return str(self._store.scratch(step.key) / LOG)
+        return _log_of(step, self._store)
 
     def _fail(self, step: Step, failure: Failure) -> None:
         self._outcome.failed[step.key] = failure
@@ -200,7 +208,7 @@ class Runner:
 
 def ray_options(runtime: Runtime, stage: str, resources: Mapping[str, float]) -> dict[str, Any]:
     """What a step of a stage takes of a node, in Ray's terms."""
-    computes = stage in ("pretrain", "brew", "retrain", "evaluate")
+    computes = stage in ("pretrain", "case", "brew", "retrain", "evaluate")
     automatic = 1 if computes and resources.get("GPU", 0) > 0 and runtime.device != "cpu" else 0
     options = {"num_cpus": runtime.cpus, "num_gpus": automatic if runtime.gpus is None else runtime.gpus}
     if runtime.memory_gb is not None:
@@ -208,17 +216,33 @@ def ray_options(runtime: Runtime, stage: str, resources: Mapping[str, float]) ->
     return options
 
 
-def check_resources(steps: Iterable[Step], runtimes: Runtimes, resources: Mapping[str, float]) -> None:
-    """Raise InputError where a step asks for more than the whole cluster has: it would wait for ever."""
+def at_once(runtime: Runtime, stage: str, resources: Mapping[str, float]) -> float:
+    """How many steps of a stage the cluster runs at the same time."""
+    names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+    options = ray_options(runtime, stage, resources)
+    return max(1, min(resources.get(names[option], 0) / wanted for option, wanted in options.items() if wanted))
+
+
+def check_resources(
+    steps: Iterable[Step], runtimes: Runtimes, resources: Mapping[str, float], machines: Sequence[Mapping[str, float]]
+) -> None:
+    """Raise InputError where a step asks for more than any machine of the cluster has: it would wait for ever."""
     names = {"num_cpus": ("CPU", "cpus"), "num_gpus": ("GPU", "gpus"), "memory": ("memory", "memory_gb")}
     for stage in {step.stage for step in steps}:
-        for option, wanted in ray_options(runtimes.of(stage), stage, resources).items():
+        runtime = runtimes.of(stage)
+        if runtime.device == "cuda" and not resources.get("GPU"):
+            raise InputError(f"runtime.device of stage {stage} is cuda, and the cluster has no GPU; use auto or cpu")
+        options = ray_options(runtime, stage, resources)
+        for option, wanted in options.items():
             resource, name = names[option]
-            if wanted > resources.get(resource, 0):
+            most = max(machine.get(resource, 0) for machine in machines)
+            if wanted > most:
                 raise InputError(
-                    f"runtime.{name}: a step of stage {stage} takes {wanted:g} {resource}, and the cluster has "
-                    f"{resources.get(resource, 0):g}; ask for less, or run on a larger cluster"
+                    f"runtime.{name}: a step of stage {stage} takes {wanted:g} {resource}, and the largest machine of "
+                    f"the cluster has {most:g}; ask for less, or run on larger machines"
                 )
+        if not any(all(machine.get(names[o][0], 0) >= wanted for o, wanted in options.items()) for machine in machines):
+            raise InputError(f"runtime: a step of stage {stage} takes {options}, and no machine has all that at once")
 
 
 @dataclass(frozen=True)
@@ -244,19 +268,26 @@ class _Board:
         return reports
 
 
-def _work(step: Step, url: str, runtime: Runtime, board: Any) -> Manifest | _Gone | Failure:
+def _work(step: Step, url: str, runtime: Runtime, board: Any, again: bool) -> Manifest | _Gone | Failure:
     """The Ray task: one step. What went wrong is returned as data, since not every exception can be pickled."""
     store = open_store(url)
     report = _reporter(step.key, board)
     try:
         report(0, 1, {})
-        return execute(step, store, runtime, report)
+        return execute(step, store, runtime, report, again)
     except InputGone as gone:
         return _Gone(gone.ref, gone.why)
     except Exception as error:  # noqa: BLE001
-        log = str(store.scratch(step.key) / LOG)
+        log = _log_of(step, store)
         name = "" if isinstance(error, (InputError, StoreError)) else f"{type(error).__name__}: "
         return Failure(f"{name}{error}", log, isinstance(error, InputError))
+
+
+def _log_of(step: Step, store: Store) -> str:
+    try:
+        return str(store.scratch(step.key) / LOG)
+    except StoreError:
+        return "none was written"
 
 
 def _reporter(key: str, board: Any) -> Report:

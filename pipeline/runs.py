@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -73,7 +73,10 @@ def states(store: Store, run: str) -> Iterator[StepState]:
     last: dict[str, dict[str, Any]] = {}
     alive, newest = False, ""
     for line in (store.read_run(run, EVENTS) or b"").decode().splitlines():
-        event = json.loads(line)
+        try:
+            event = json.loads(line)
+        except ValueError:  # cut short when a disk was full
+            continue
         newest = event["time"]
         if event["what"] == "run":
             alive = event["event"] == "began"
@@ -134,10 +137,17 @@ class Result:
     table: str
 
 
-def publish(store: Store, plan: Plan) -> dict[str, Result]:
-    """Copy the summaries' files (figures, tables, pictures) into the run's folder; gives each variant's result."""
+def damaged_summaries(store: Store, plan: Plan) -> set[str]:
+    """The keys of those summaries whose files are not what was committed; nobody but `publish` reads them."""
+    manifests = (store.read(*ref) for ref in plan.summaries.values())
+    return {manifest.key for manifest in manifests if manifest is not None and store.verify(manifest)}
+
+
+def publish(store: Store, plan: Plan, done: Collection[str]) -> dict[str, Result]:
+    """Copy the summaries' files (figures, tables, pictures) into the run's folder; gives the result of each variant
+    whose summary's key is in `done`."""
     results = {}
-    for variant, ref in plan.summaries.items():
+    for variant, ref in ((variant, ref) for variant, ref in plan.summaries.items() if ref.key in done):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             if not fetch(store, ref, folder):

@@ -146,4 +146,6 @@ def numbered(inputs: Mapping[str, Path], role: str) -> list[Path]:
     found: list[Path] = []
     while (name := f"{role}.{len(found)}") in inputs:
         found.append(inputs[name])
+    if not found:
+        raise InputError(f"the stage needs inputs {role}.0, {role}.1, …; none was given")
     return found

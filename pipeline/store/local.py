@@ -128,7 +128,10 @@ class LocalStore:
     def scratch(self, key: str) -> Path:
         """`scratch/<key>`, made if need be."""
         folder = self._root / "scratch" / whole_key(key)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._explained(error, folder, 0) from error
         return folder
 
     def clear_scratch(self, key: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stages.brew.config import Attack
 from stages.config import Config
-from stages.stage import Context, Metrics, numbered
+from stages.stage import Context, Metrics, derive_seed, numbered
 
 VERSION = 1
 
@@ -20,9 +20,11 @@ class Params(Config):
     @property
     def seed(self) -> int:
         """The restart's own seed."""
-        from stages.stage import derive_seed
+        return self.seed_of(self.restart)
 
-        return derive_seed(self.attack.seed, "restart", self.restart)
+    def seed_of(self, restart: int) -> int:
+        """The seed of a restart of this attack."""
+        return derive_seed(self.attack.seed, "restart", restart)
 
 
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
@@ -43,6 +45,7 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
         dataset.info.std,
         params.attack,
         ctx,
+        evaluation_seed=params.seed_of(0),  # so that no restart wins by its draws
     )
     figures = {"brew_loss": brew.loss, "brew_loss_before_quantisation": brew.loss_before}
     info = {**figures, "eps": params.attack.eps, "restart": params.restart}

@@ -52,7 +52,8 @@ class Attack(Config):
     steps: Annotated[int, Field(ge=1)] = 250
     """M."""
     step_size: Annotated[float, Field(gt=0)] = 0.1
-    """τ of the signed Adam, in units of the dataset's standard deviation per channel, as in the paper's code."""
+    """τ of the signed Adam, in units of the dataset's standard deviation per channel, as in the authors' code,
+    which also divides it by the number of surrogates: here it is used as it stands."""
     schedule: MultiStep = MultiStep()
     """Falls of the step size; null is M//2.667, M//1.6, M//1.142."""
     augmentation: BrewAugmentation | None = BrewAugmentation()

@@ -46,10 +46,12 @@ def craft(
     scale: Sequence[float],
     attack: Attack,
     ctx: Context,
+    evaluation_seed: int | None = None,
 ) -> Brew:
     """Brew poisons from `base` so that training on them steps towards `targets` being called `intended`.
 
-    surrogates: networks on [0, 1] images.  scale: the dataset's standard deviation per channel.
+    surrogates: networks on [0, 1] images.  scale: the dataset's standard deviation per channel.  evaluation_seed: of
+    the draws over which the final B is averaged; null takes the step's own, restarts that are compared share one.
     Resumes from `ctx.checkpoint`; every draw is a pure function of the step's seed and the step's number.
     """
     device, micro_batch = ctx.device, ctx.runtime.micro_batch
@@ -86,8 +88,10 @@ def craft(
                 saved = time.monotonic()
             ctx.progress(step + 1, attack.steps, B=loss)
 
+        drawn = ctx if evaluation_seed is None else Context(evaluation_seed, ctx.runtime, ctx.checkpoint)
+
         def final(poisons: torch.Tensor) -> float:
-            return _mean_loss(surrogates, matchings, poisons, labels, attack, ctx)
+            return _mean_loss(surrogates, matchings, poisons, labels, attack, drawn)
 
         quantised = perturbation.quantised()
         return Brew(

@@ -168,6 +168,44 @@ def test_a_stage_runs_on_folders_without_ray_and_without_a_store(
     refused(brewline("step", "prepare", "--out", out, "--params", params, "--runtime", "cpu=1"), "did you mean 'cpus'")
 
 
+def test_a_stage_on_folders_goes_on_from_a_checkpoint_of_its_own_params_only(
+    tmp_path: Path, brewline: Brewline
+) -> None:
+    dataset, params, out = tmp_path / "dataset", tmp_path / "params.yaml", tmp_path / "out"
+    params.write_text("dataset: {kind: digits, per_class: 20}\n")
+    assert brewline("step", "prepare", "--params", params, "--out", dataset).returncode == 0
+    words = ("step", "pretrain", "--params", params, "--input", f"dataset={dataset}", "--out", out)
+    training = {"epochs": 100_000, "learning_rate": 0.01, "augmentation": {"flip": False, "pad": 1}}
+    fields = {"network": {"name": "convnet", "depth": 3, "width": 4}, "training": training, "seed": 0}
+    params.write_text(yaml.safe_dump(fields))
+    script = "import stages.training.loop as loop; loop.CHECKPOINT_SECONDS = 0; from cluster.main import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", script, *map(str, words)], stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not list(out.glob(".checkpoint-*/checkpoint.safetensors")) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert list(out.glob(".checkpoint-*")), "no checkpoint was written"
+    training["epochs"] = 2
+    params.write_text(yaml.safe_dump(fields))
+    done = brewline(*words)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.split()[0] == "1/2", "other params begin anew"
+    refused(brewline("step", "pretrain", "--params", params, "--out", out), "the stage needs --input dataset=FOLDER")
+    refused(brewline("step", "select", "--out", out), "the stage needs inputs brew.0")
+
+
+def test_a_damaged_summary_is_made_again(brewline: Brewline, copied: Path, tiny_file: Path, finished: Any) -> None:
+    manifest = json.loads(next((copied / "steps" / "summarize").glob("*.json")).read_text())
+    blob = copied / "blobs" / next(b["sha256"] for b in manifest["blobs"] if b["name"] == "summary.json")
+    blob.chmod(0o644)
+    blob.write_bytes(bytes(blob.stat().st_size))
+    done = brewline("run", tiny_file, "--store", copied, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["steps"]["ran"], result["summary"]) == (1, finished.result["summary"])
+
+
 def test_experiments_lists_what_ships(brewline: Brewline) -> None:
     listed = brewline("experiments").stdout
     folder = Path(__file__).parents[2] / "pipeline" / "experiments"

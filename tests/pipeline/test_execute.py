@@ -44,8 +44,16 @@ def test_a_step_gets_its_inputs_and_runs_once(store: Store, steps: dict[str, Ste
         execute(steps["pretrain surrogate 0"], store, RUNTIME)
     assert gone.value.ref == steps["prepare digits"].ref
     execute(steps["prepare digits"], store, RUNTIME)
-    first = execute(steps["pretrain surrogate 0"], store, RUNTIME)
-    assert execute(steps["pretrain surrogate 0"], store, RUNTIME).write_id == first.write_id
+    step, reports = steps["pretrain surrogate 0"], []
+    first = execute(step, store, RUNTIME)
+
+    def report(done: int, total: int, figures: dict[str, float]) -> None:
+        reports.append(done)
+
+    assert execute(step, store, RUNTIME, report).write_id == first.write_id
+    assert reports == [], "what is done is not done again"
+    assert execute(step, store, RUNTIME, report, again=True).write_id == first.write_id
+    assert reports, "unless it is asked for"
 
 
 def test_a_damaged_input_is_named(store: Store, steps: dict[str, Step]) -> None:

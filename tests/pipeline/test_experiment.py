@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pipeline.experiment import Experiment, load_experiments, named_experiments, parse, prepare_experiment, read_yaml
 from pipeline.plan import plan
 from stages.config import InputError
+from stages.training.config import Augmentation, Constant
 
 
 @pytest.fixture
@@ -106,6 +107,29 @@ def test_set_reaches_into_mappings_and_replaces_whole_values(file: Path) -> None
     assert found.description == "a = b"
 
 
+def test_a_section_s_own_training_says_what_differs(file: Path) -> None:
+    common = "training={epochs: 7, optimizer: adam, schedule: {kind: cosine, warmup: 0.2}, augmentation: {pad: 1}}"
+    found = load(
+        file, common, "victims.training={augmentation: {flip: false}}", "surrogates.training.schedule.kind=constant"
+    )
+    assert found.victims.training == found.training.model_copy(update={"augmentation": Augmentation(flip=False, pad=1)})
+    assert found.surrogates.training == found.training.model_copy(update={"schedule": Constant()})
+    again = parse(found.model_dump(mode="json"), "again")
+    assert again == found, "what a run records is the same experiment"
+
+
+def test_victims_start_from_nothing_and_surrogates_differ(file: Path) -> None:
+    pretrained = "network={name: torchvision/resnet18, weights: IMAGENET1K_V1}"
+    found = load(file, pretrained)
+    steps = plan({"": found}).steps.values()
+    weights = {step.stage: step.params.network.weights for step in steps if step.stage in ("pretrain", "retrain")}
+    assert weights == {"pretrain": "IMAGENET1K_V1", "retrain": None}
+    with pytest.raises(InputError, match="victims are trained from scratch"):
+        load(file, pretrained.replace("network=", "victims.network="))
+    with pytest.raises(InputError, match="some would be the same network"):
+        load(file, pretrained, "surrogates.count=2")
+
+
 BAD_SETTINGS = {
     "attack.eps": "--set attack.eps: expected field.path=value",
     "=3": "--set =3: expected field.path=value",
@@ -167,7 +191,7 @@ def test_each_shipped_experiment_is_valid_and_says_what_it_is(name: str) -> None
         assert experiment.description
 
 
-def test_variants_are_experiments_of_their_own_and_settings_win_over_them(file: Path, tiny: dict[str, Any]) -> None:
+def test_variants_are_experiments_of_their_own_and_settings_are_for_all(file: Path, tiny: dict[str, Any]) -> None:
     variants = {"eps-8": {"attack.eps": 8}, "wide": {"network.width": 6, "attack.eps": 4}}
     file.write_text(yaml.safe_dump(tiny | {"variants": variants}))
     found = load_experiments(str(file), ["victims.count=3", "attack.steps=5"])
@@ -175,6 +199,9 @@ def test_variants_are_experiments_of_their_own_and_settings_win_over_them(file: 
         "eps-8": (8, 4, 3),
         "wide": (4, 6, 3),
     }
+    for setting in ("attack.eps=3", "attack={eps: 3}", "network.width=5"):
+        with pytest.raises(InputError, match=r"--set .*: variant .* sets .* itself"):
+            load_experiments(str(file), [setting])
     for bad, message in (
         ({"A b": {}}, "variant 'A b' is no name"),
         ({"a": 3}, "variant a is 3"),
@@ -237,6 +264,7 @@ TRIED: tuple[Any, ...] = (
         False,
         "f" * 64,
         "bf16",
+        {"batch_size": 32},
         "float32",
         "adam",
         "gelu",

@@ -15,6 +15,7 @@ from pipeline.progress import EVENTS, Reporter
 from pipeline.runner import Failure, Progress
 from pipeline.step import Step
 from pipeline.store import Manifest, open_store
+from stages.stage import STAGES
 
 Planner = Callable[[dict[str, Any]], Plan]
 
@@ -31,7 +32,8 @@ def plan(plan_tiny: Planner) -> Plan:
 
 def reporter(plan: Plan, folder: Path, cached: set[str], terminal: bool) -> tuple[Reporter, io.StringIO]:
     shown = io.StringIO()
-    return Reporter(plan, open_store(folder), cached, 2, Console(file=shown, force_terminal=terminal, width=120)), shown
+    console, slots = Console(file=shown, force_terminal=terminal, width=120), dict.fromkeys(STAGES, 2.0)
+    return Reporter(plan, open_store(folder), cached, slots, console), shown
 
 
 def test_plain_lines_count_what_is_done_and_what_is_undone_again(plan: Plan, tmp_path: Path) -> None:

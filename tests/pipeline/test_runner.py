@@ -18,6 +18,7 @@ from pipeline.runner import (
     Outcome,
     Progress,
     Runner,
+    at_once,
     cached_steps,
     check_resources,
     needed_steps,
@@ -247,15 +248,28 @@ def test_what_nobody_needs_does_not_run(copied: Path, plan_tiny: Planner) -> Non
 
 def test_more_than_the_cluster_has_is_refused_before_anything_runs(plan_tiny: Planner) -> None:
     steps, cluster = list(plan_tiny({}).steps.values()), {"CPU": 4.0, "memory": 8e9}
-    check_resources(steps, Runtimes(cpus=4, memory_gb=8), cluster)
+    machines = [{"CPU": 1.0, "memory": 8e9}, {"CPU": 4.0, "memory": 1e9}]
+    check_resources(steps, Runtimes(cpus=4, memory_gb=1), cluster, machines)
     for runtimes, message in (
-        (Runtimes(cpus=5), "runtime.cpus: a step of stage .* takes 5 CPU, and the cluster has 4"),
-        (Runtimes(memory_gb=9), "runtime.memory_gb: .* takes 9e.09 memory, and the cluster has 8e.09"),
-        (Runtimes(gpus=0.5), "runtime.gpus: .* takes 0.5 GPU, and the cluster has 0"),
+        (
+            Runtimes(cpus=5),
+            "runtime.cpus: a step of stage .* takes 5 CPU, and the largest machine of the cluster has 4",
+        ),
+        (Runtimes(memory_gb=9), "runtime.memory_gb: .* takes 9e.09 memory, and the largest machine .* has 8e.09"),
+        (Runtimes(gpus=0.5), "runtime.gpus: .* takes 0.5 GPU, and the largest machine of the cluster has 0"),
         (Runtimes(stages={"brew": Runtime(cpus=5)}), "stage brew takes 5 CPU"),
+        (Runtimes(cpus=4, memory_gb=8), "and no machine has all that at once"),
+        (Runtimes(device="cuda"), "is cuda, and the cluster has no GPU"),
     ):
         with pytest.raises(InputError, match=message):
-            check_resources(steps, runtimes, cluster)
+            check_resources(steps, runtimes, cluster, machines)
+
+
+def test_time_left_counts_what_runs_at_the_same_time() -> None:
+    cluster = {"CPU": 16.0, "GPU": 2.0, "memory": 8e9}
+    assert at_once(Runtime(cpus=2), "prepare", cluster) == 8
+    assert at_once(Runtime(cpus=2), "brew", cluster) == 2
+    assert at_once(Runtime(memory_gb=2, device="cpu"), "brew", cluster) == 4
 
 
 def test_only_what_computes_takes_a_gpu_where_there_is_one() -> None:
