@@ -267,6 +267,7 @@ TRIED: tuple[Any, ...] = (
         {"batch_size": 32},
         "float32",
         "adam",
+        "sgd",
         "gelu",
         "zero",
         "resnet18",
