@@ -31,7 +31,8 @@ def add(store: Store, run: str, name: str, folder: Path) -> Path:
             if not runs.fetch(store, Ref(step["stage"], step["key"]), Path(temporary)):
                 raise InputError(f"run {run} is not finished: {step['label']} is not in {store.url}; run it again")
             figures = json.loads((Path(temporary) / runs.SUMMARY).read_text())
-        variants[step["variant"]] = {"experiment": runs.experiment_of(store, run, step["variant"]), **figures}
+        experiment = _without_places(runs.experiment_of(store, run, step["variant"]))
+        variants[step["variant"]] = {"experiment": experiment, **figures}
     result = {
         "name": name,
         "run": run,
@@ -41,6 +42,14 @@ def add(store: Store, run: str, name: str, folder: Path) -> Path:
     file = folder / f"{name}.json"
     file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return file
+
+
+def _without_places(experiment: dict[str, Any]) -> dict[str, Any]:
+    """The experiment without what is of one machine only: folders and the runtime."""
+    kept = {name: value for name, value in experiment.items() if name != "runtime"}
+    for section, place in (("dataset", "root"), ("cases", "file")):
+        kept[section] = {name: value for name, value in kept[section].items() if name != place}
+    return kept
 
 
 def provenance(manifests: list[Manifest]) -> dict[str, Any]:
