@@ -113,7 +113,8 @@ def test_stages_are_planned_without_torch():
 def test_numbered_inputs_are_in_order_beyond_ten(tmp_path):
     inputs = {f"brew.{number}": tmp_path / str(number) for number in (*range(11, -1, -1), 13)}
     assert numbered(inputs, "brew") == [tmp_path / str(number) for number in range(12)]
-    assert numbered(inputs, "surrogate") == []
+    with pytest.raises(InputError, match=r"needs inputs surrogate\.0"):
+        numbered(inputs, "surrogate")
 
 
 def test_runtime_refuses_what_no_machine_has():
