@@ -11,6 +11,7 @@ from pipeline.report import comparison
 from pipeline.step import Ref
 from pipeline.store import Manifest, Store
 from stages.config import InputError
+from stages.summarize import aligned
 
 PAGE = "README.md"
 HEAD = """# Results
@@ -66,8 +67,29 @@ def provenance(manifests: list[Manifest]) -> dict[str, Any]:
 
 
 def page(folder: Path) -> str:
-    """The page of tables: one section a JSON file, in order of name."""
-    return "\n".join([HEAD, *_sections(folder)])
+    """The page of tables: one section a result, in order of name, and then one a benchmark's figures."""
+    return "\n".join([HEAD, *_sections(folder), *_benchmarks(folder)])
+
+
+def _benchmarks(folder: Path) -> Iterator[str]:
+    for file in sorted(folder.glob("bench/*.json")):
+        found = json.loads(file.read_text())
+        machine = found["machine"]
+        yield f"## {file.stem}\n\n`make bench`: centre (median over rounds, mean over cases), least and most of n."
+        yield (
+            f"[{file.name}](bench/{file.name}): {machine['cpu']}, {machine['cores']} cores, {machine['threads']} "
+            f"thread, torch {machine['torch']}; load at the end {machine['load_at_end'][0]:.1f}.\n"
+        )
+        rows = [
+            (
+                f"{figure['what']}, {figure['network']}",
+                *(str(figure[name] or "") for name in ("poisons", "micro_batch")),
+                *(f"{figure[name]:.3f}" for name in ("centre", "least", "most")),
+                str(figure["n"]),
+            )
+            for figure in found["figures"]
+        ]
+        yield f"```\n{aligned(('', 'P', 'batch', 'centre', 'least', 'most', 'n'), rows, left=0)}```\n"
 
 
 def _sections(folder: Path) -> Iterator[str]:
