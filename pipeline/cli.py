@@ -1,6 +1,5 @@
 """The command `brewline`."""
 
-import hashlib
 import json
 import shlex
 import shutil
@@ -25,10 +24,11 @@ from pipeline.experiment import Experiment, load_experiments, named_experiments,
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from pipeline.progress import Reporter
-from pipeline.runner import Outcome, Runner, at_once, cached_steps, needed_steps
-from pipeline.step import SHOWN, canonical, difference
+from pipeline.resources import at_once
+from pipeline.runner import Outcome, Runner, cached_steps, needed_steps
+from pipeline.step import SHOWN, Ref, Step, difference
 from pipeline.store import Store, StoreError, open_store
-from stages.config import InputError, identity, nearest
+from stages.config import InputError, nearest
 from stages.stage import STAGES, Checkpoint, Runtime, load_stage
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -230,9 +230,8 @@ def step(
         console.print(f"{done}/{total}", *[f"{name} {value:.4g}" for name, value in figures.items()], highlight=False)
 
     # A checkpoint is of these params and inputs alone: with others the stage starts anew.
-    sources = {role: str(folder.resolve()) for role, folder in folders.items()}
-    made_of = canonical([stage, load_stage(stage).VERSION, identity(parsed), sources])
-    checkpoint = out / f".checkpoint-{hashlib.sha256(made_of).hexdigest()[:SHOWN]}"
+    sources = {role: Ref("", str(folder.resolve())) for role, folder in folders.items()}
+    checkpoint = out / f".checkpoint-{Step(stage, parsed, sources).key[:SHOWN]}"
     metrics = run_stage(stage, parsed, Inputs(folders), out, machine, Checkpoint(checkpoint), report)
     shutil.rmtree(checkpoint, ignore_errors=True)
     print(json.dumps(metrics))

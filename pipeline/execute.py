@@ -71,11 +71,11 @@ def execute(step: Step, store: Store, runtime: Runtime, report: Report | None = 
     except Exception as error:
         # Another attempt that commits first clears the scratch folder, and this one's files with it.
         theirs = committed(store, step)
-        if theirs is None and is_full(error):
-            raise StoreError(
-                f"the disk of {store.url} is full ({error}): free some space and run again; nothing was lost"
-            ) from error
-        if theirs is None:
+        if theirs is None or (again and store.verify(theirs)):
+            if is_full(error):
+                raise StoreError(
+                    f"the disk of {store.url} is full ({error}): free some space and run again; nothing was lost"
+                ) from error
             raise
         manifest = theirs
     finally:

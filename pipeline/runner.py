@@ -8,13 +8,14 @@ from one step to another: workers get a step as data and read its inputs from th
 import socket
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from pipeline.execute import LOG, InputGone, committed, execute
 from pipeline.experiment import Runtimes
 from pipeline.plan import Plan
+from pipeline.resources import check_resources, ray_options
 from pipeline.step import Ref, Step
 from pipeline.store import Manifest, Store, StoreError, open_store
 from stages.config import InputError
@@ -97,6 +98,7 @@ class Runner:
         self._plan, self._store, self._runtimes, self._watcher = plan, store, runtimes, watcher
         self._resources = resources
         self._damaged: set[str] = set()
+        self._task: Any = None
         self._attempts: Counter[str] = Counter()
         self._outcome = Outcome()
         self._running: dict[Any, Step] = {}
@@ -118,6 +120,7 @@ class Runner:
         check_resources([self._plan.steps[key] for key in needed], self._runtimes, self._resources, machines)
         for key in (key for key in self._plan.steps if key in needed):
             self._wait_for(self._plan.steps[key], needed)
+        self._task = ray.remote(max_retries=0)(_work)
         board: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Board).remote()
         try:
             self._start_ready(board)
@@ -144,15 +147,14 @@ class Runner:
             self._dependents[key].append(step.key)
 
     def _start_ready(self, board: Any) -> None:
-        import ray
-
-        work: Any = ray.remote(max_retries=0)(_work)
         while self._ready:
             step = self._ready.popleft()
             self._attempts[step.key] += 1
             runtime = self._runtimes.of(step.stage)
             options: dict[str, Any] = ray_options(runtime, step.stage, self._resources)
-            task = work.options(**options).remote(step, self._store.url, runtime, board, step.key in self._damaged)
+            task = self._task.options(**options).remote(
+                step, self._store.url, runtime, board, step.key in self._damaged
+            )
             self._running[task] = step
 
     def _settle(self, step: Step, reference: Any) -> None:
@@ -204,45 +206,6 @@ class Runner:
     def _fail(self, step: Step, failure: Failure) -> None:
         self._outcome.failed[step.key] = failure
         self._watcher.failed(step, failure)
-
-
-def ray_options(runtime: Runtime, stage: str, resources: Mapping[str, float]) -> dict[str, Any]:
-    """What a step of a stage takes of a node, in Ray's terms."""
-    computes = stage in ("pretrain", "case", "brew", "retrain", "evaluate")
-    automatic = 1 if computes and resources.get("GPU", 0) > 0 and runtime.device != "cpu" else 0
-    options = {"num_cpus": runtime.cpus, "num_gpus": automatic if runtime.gpus is None else runtime.gpus}
-    if runtime.memory_gb is not None:
-        options["memory"] = int(runtime.memory_gb * 1e9)
-    return options
-
-
-def at_once(runtime: Runtime, stage: str, resources: Mapping[str, float]) -> float:
-    """How many steps of a stage the cluster runs at the same time."""
-    names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
-    options = ray_options(runtime, stage, resources)
-    return max(1, min(resources.get(names[option], 0) / wanted for option, wanted in options.items() if wanted))
-
-
-def check_resources(
-    steps: Iterable[Step], runtimes: Runtimes, resources: Mapping[str, float], machines: Sequence[Mapping[str, float]]
-) -> None:
-    """Raise InputError where a step asks for more than any machine of the cluster has: it would wait for ever."""
-    names = {"num_cpus": ("CPU", "cpus"), "num_gpus": ("GPU", "gpus"), "memory": ("memory", "memory_gb")}
-    for stage in {step.stage for step in steps}:
-        runtime = runtimes.of(stage)
-        if runtime.device == "cuda" and not resources.get("GPU"):
-            raise InputError(f"runtime.device of stage {stage} is cuda, and the cluster has no GPU; use auto or cpu")
-        options = ray_options(runtime, stage, resources)
-        for option, wanted in options.items():
-            resource, name = names[option]
-            most = max(machine.get(resource, 0) for machine in machines)
-            if wanted > most:
-                raise InputError(
-                    f"runtime.{name}: a step of stage {stage} takes {wanted:g} {resource}, and the largest machine of "
-                    f"the cluster has {most:g}; ask for less, or run on larger machines"
-                )
-        if not any(all(machine.get(names[o][0], 0) >= wanted for o, wanted in options.items()) for machine in machines):
-            raise InputError(f"runtime: a step of stage {stage} takes {options}, and no machine has all that at once")
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,9 @@ def publish(store: Store, plan: Plan, done: Collection[str]) -> dict[str, Result
     """Copy the summaries' files (figures, tables, pictures) into the run's folder; gives the result of each variant
     whose summary's key is in `done`."""
     results = {}
-    for variant, ref in ((variant, ref) for variant, ref in plan.summaries.items() if ref.key in done):
+    for variant, ref in plan.summaries.items():
+        if ref.key not in done:
+            continue
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             if not fetch(store, ref, folder):

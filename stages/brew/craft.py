@@ -74,11 +74,7 @@ def craft(
             gradient, loss = torch.zeros_like(inputs), 0.0
             for model, matching in zip(surrogates, matchings, strict=True):
                 value, part = mixed_derivative(attack.derivative, model, inputs, labels, matching, micro_batch)
-                if not math.isfinite(value):
-                    raise FloatingPointError(
-                        f"B is {value} at step {step + 1}: the poison gradient of a surrogate is 0 or not finite. One "
-                        "that is certain of every poison has nothing to match with; train it for fewer epochs"
-                    )
+                _check_finite(value, step)
                 gradient += part
                 loss += value / len(surrogates)
             perturbation.step(_carried_back(gradient, draw, micro_batch))
@@ -99,6 +95,14 @@ def craft(
             losses=losses,
             loss_before=final(perturbation.poisons),
             loss=final(pixels(quantised)),
+        )
+
+
+def _check_finite(value: float, step: int) -> None:
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"B is {value} at step {step + 1}: the poison gradient of a surrogate is 0 or not finite. One "
+            "that is certain of every poison has nothing to match with; train it for fewer epochs"
         )
 
 

@@ -107,6 +107,23 @@ def test_an_attempt_that_is_overtaken_gives_what_the_other_committed(store: Stor
     assert store.verify(mine) == []
 
 
+def test_an_output_that_cannot_be_repaired_is_no_success(
+    store: Store, steps: dict[str, Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = steps["prepare digits"]
+    manifest = execute(step, store, RUNTIME)
+    blob = Path(store.url) / "blobs" / manifest.blobs[0].sha256
+    blob.chmod(0o644)
+    blob.write_bytes(bytes(len(blob.read_bytes())))
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("this machine cannot read the data")
+
+    monkeypatch.setattr("stages.prepare.run", fail)
+    with pytest.raises(RuntimeError, match="cannot read the data"):
+        execute(step, store, RUNTIME, again=True)
+
+
 def test_a_step_goes_on_from_its_checkpoint(
     store: Store, steps: dict[str, Step], monkeypatch: pytest.MonkeyPatch
 ) -> None:

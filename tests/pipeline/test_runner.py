@@ -12,17 +12,15 @@ import pytest
 from pipeline.execute import LOG
 from pipeline.experiment import Runtimes
 from pipeline.plan import Plan
+from pipeline.resources import at_once, check_resources, ray_options
 from pipeline.runner import (
     ATTEMPTS,
     Failure,
     Outcome,
     Progress,
     Runner,
-    at_once,
     cached_steps,
-    check_resources,
     needed_steps,
-    ray_options,
 )
 from pipeline.step import Step
 from pipeline.store import Manifest, Store, open_store
