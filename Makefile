@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 BENCH_INSTALLED := $(VENV)/.installed-bench
+FFCV_TRIED := $(VENV)/.tried-ffcv
+FFCV_LIBRARIES := pkg-config libturbojpeg0-dev libopencv-dev g++
 export MPLBACKEND := Agg
 # A wheel folder configured on the machine may hold a build of torch that does not fit torchvision's.
 export PIP_FIND_LINKS :=
@@ -15,10 +17,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 quickstart: $(INSTALLED)
 	$(BIN)/brewline run quickstart $(ARGS)
 
-test: $(INSTALLED)
+test: $(FFCV_TRIED)
 	$(BIN)/python -m pytest -m "not slow and not bench" $(ARGS)
 
-test-all: $(INSTALLED)
+test-all: $(FFCV_TRIED)
 	$(BIN)/python -m pytest -m "not bench" $(ARGS)
 
 lint: $(INSTALLED)
@@ -30,7 +32,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(BENCH_INSTALLED)
+bench: $(BENCH_INSTALLED) $(FFCV_TRIED)
 	$(BIN)/python -m pytest -m bench -s --timeout 3000 tests/bench $(ARGS)
 
 # A Python 3.11 or newer with venv; where Debian's lacks venv and we may install packages, it is installed.
@@ -44,6 +46,15 @@ $(VENV)/bin/pip:
 
 $(INSTALLED): $(VENV)/bin/pip pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# FFCV compiles against system libraries. Where they are not there and cannot be installed, its tests are skipped.
+$(FFCV_TRIED): $(INSTALLED)
+	@{ pkg-config --exists libturbojpeg opencv4 2>/dev/null && command -v g++ >/dev/null; } \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q \
+	    && apt-get install -qy --no-install-recommends $(FFCV_LIBRARIES); } || true
+	@$(BIN)/pip install -q -c constraints.txt -e '.[ffcv]' && $(BIN)/python -c 'import ffcv' \
+	  || echo "FFCV could not be installed: its tests are skipped. It needs $(FFCV_LIBRARIES) (Debian's names)."
 	@touch $@
 
 $(BENCH_INSTALLED): $(INSTALLED)

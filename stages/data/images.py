@@ -1,9 +1,11 @@
-"""The one form in which images travel between stages: uint8 arrays with labels and ids."""
+"""The one form in which images travel between stages: uint8 images with labels and ids."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+
+from stages.data.pixels import Images, pixels_of
 
 
 @dataclass(frozen=True)
@@ -13,26 +15,36 @@ class ImageSet:
     images: uint8 [N, H, W, C], C is 1 or 3.  labels: int64 [N].  ids: int64 [N], unique; in a whole split, ids[i] == i.
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     ids: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def of(self, ids: Iterable[int]) -> "ImageSet":
-        """The images with these ids, in the order asked for. Raises KeyError that names an id that is not there."""
-        position = {int(identifier): index for index, identifier in enumerate(self.ids)}
-        rows = np.array([position[int(identifier)] for identifier in ids], dtype=np.int64)
+    def rows_of(self, ids: Iterable[int] | np.ndarray) -> np.ndarray:
+        """The rows, int64, of the images with these ids. Raises KeyError that names an id that is not there."""
+        wanted = np.fromiter(ids, np.int64) if not isinstance(ids, np.ndarray) else ids
+        order = np.argsort(self.ids)
+        places = np.searchsorted(self.ids, wanted, sorter=order)
+        rows = order[np.minimum(places, len(self) - 1)]
+        if len(strangers := wanted[self.ids[rows] != wanted]):
+            raise KeyError(int(strangers[0]))
+        return rows
+
+    @property
+    def array(self) -> np.ndarray:
+        """The images as one array, which is a copy unless they are one."""
+        return np.asarray(self.images)
+
+    def of(self, ids: Iterable[int] | np.ndarray) -> "ImageSet":
+        """The images with these ids, as an array in the order asked for. Raises KeyError as `rows_of`."""
+        rows = self.rows_of(ids)
         return ImageSet(self.images[rows], self.labels[rows], self.ids[rows])
 
     def overlaid(self, ids: np.ndarray, images: np.ndarray) -> "ImageSet":
-        """A copy in which the images with these ids are replaced (labels stay): base + overlay."""
-        position = {int(identifier): index for index, identifier in enumerate(self.ids)}
-        rows = np.array([position[int(identifier)] for identifier in ids], dtype=np.int64)
-        copy = np.array(self.images)
-        copy[rows] = images
-        return replace(self, images=copy)
+        """The set with the images of these ids replaced (labels stay): base + overlay, and none of the base copied."""
+        return replace(self, images=pixels_of(self.images).overlaid(self.rows_of(ids), images))
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,24 @@
-"""Batches for training from memory: order, crops and flips are pure functions of the step's seed and the epoch."""
+"""Batches for training, whatever the images lie in: order, crops and flips are pure functions of seed and epoch, each
+image is in exactly one batch of an epoch, and the next batch is read while this one is trained on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from stages.data.images import ImageSet
+from stages.data.pixels import Crops, Readers, pixels_of
 from stages.training.config import Augmentation
+
+
+class Batch(NamedTuple):
+    """images: uint8 [B, C, H, W] in channels-last memory, valid until the next batch is asked for.  labels, ids:
+    int64 [B]. All on the device."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    ids: torch.Tensor
 
 
 def to_tensor(images: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -20,40 +32,71 @@ def pixels(images: torch.Tensor) -> torch.Tensor:
 
 
 class Batches:
-    """A training split in memory, cut into shuffled and augmented batches, epoch by epoch."""
+    """A training split, cut into shuffled and augmented batches, epoch by epoch."""
 
-    def __init__(self, images: ImageSet, batch_size: int, augmentation: Augmentation, device: torch.device) -> None:
-        pad = augmentation.pad
-        self._height, self._width = images.images.shape[1:3]
-        padded = np.pad(images.images, ((0, 0), (pad, pad), (pad, pad), (0, 0))) if pad else images.images
-        self._padded = to_tensor(padded, device)
-        self._labels = torch.from_numpy(images.labels.copy()).to(device)
-        self._augmentation = augmentation
-        self._starts = list(range(0, len(images), batch_size))
-        if len(self._starts) > 1 and len(images) - self._starts[-1] == 1:
-            # Batch normalisation cannot train on a single image: the last one joins the batch before it.
-            self._starts.pop()
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        augmentation: Augmentation,
+        device: torch.device,
+        *,
+        threads: int = 1,
+        rank: int = 0,
+        workers: int = 1,
+    ) -> None:
+        """batch_size: over all workers.  threads: that read.  rank: which of the `workers` this is; together their
+        batches are those of a single worker, each cut into near-equal parts. Raises ValueError for fewer images
+        than two a worker."""
+        if len(images) < 2 * workers and workers > 1:
+            raise ValueError(f"{len(images)} images for {workers} workers; each needs two")
+        self._pixels = pixels_of(images.images)
+        self._labels, self._ids = images.labels, images.ids
+        self._augmentation, self._device = augmentation, device
+        self._readers = Readers(threads)
+        self._rank, self._workers = rank, workers
+        starts = list(range(0, len(images), batch_size))
+        if len(starts) > 1 and len(images) - starts[-1] < 2 * workers:
+            # Batch normalisation cannot train on a single image: a rest too small joins the batch before it.
+            starts.pop()
+        self._bounds = list(zip(starts, [*starts[1:], len(images)], strict=True))
+        largest = -(-max(stop - start for start, stop in self._bounds) // workers)
+        shape = (largest, *self._pixels.shape[1:])
+        pinned = device.type == "cuda"
+        self._buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._bounds)
 
-    def epoch(self, rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """All images once: (float32 [B, C, H, W] in [0, 1], int64 [B]), in the order and with the crops of `rng`."""
+    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """All images once, in the order and with the crops of `rng`."""
         total, pad = len(self._labels), self._augmentation.pad
         order = rng.permutation(total)
         top = rng.integers(0, 2 * pad + 1, total)
         left = rng.integers(0, 2 * pad + 1, total)
         flip = rng.random(total) < 0.5 if self._augmentation.flip else np.zeros(total, dtype=bool)
-        for start, stop in zip(self._starts, [*self._starts[1:], total], strict=True):
-            chosen = order[start:stop]
-            yield self._crop(chosen, top[chosen], left[chosen], flip[chosen]), self._labels[chosen]
 
-    def _crop(self, chosen: np.ndarray, top: np.ndarray, left: np.ndarray, flip: np.ndarray) -> torch.Tensor:
-        rows = top[:, None] + np.arange(self._height)
-        columns = left[:, None] + np.arange(self._width)
-        columns = np.where(flip[:, None], columns[:, ::-1], columns)
-        device = self._padded.device
-        index = [torch.from_numpy(part).to(device) for part in (chosen, rows, columns)]
-        channels_last = self._padded.permute(0, 2, 3, 1)
-        crops = channels_last[index[0][:, None, None], index[1][:, :, None], index[2][:, None, :]]
-        return pixels(crops.permute(0, 3, 1, 2))
+        def start(number: int) -> tuple[np.ndarray, Callable[[], None]]:
+            begin, end = self._bounds[number]
+            rows = order[begin:end][self._rank :: self._workers]
+            buffer = self._buffers[number % 2][: len(rows)].numpy()
+            return rows, self._readers.start(self._pixels, rows, buffer, Crops(top[rows], left[rows], flip[rows], pad))
+
+        rows, wait = start(0)
+        try:
+            for number in range(len(self)):
+                wait()
+                batch = self._batch(self._buffers[number % 2][: len(rows)], rows)
+                if number + 1 < len(self):
+                    rows, wait = start(number + 1)
+                yield batch
+        finally:
+            wait()  # an epoch that is given up leaves nobody writing to the buffers
+
+    def _batch(self, images: torch.Tensor, rows: np.ndarray) -> Batch:
+        labels, ids = torch.from_numpy(self._labels[rows]), torch.from_numpy(self._ids[rows])
+        if self._device.type == "cuda":
+            # Waited for: the buffer is filled anew while the batch after this one is trained on.
+            images = images.to(self._device)
+            labels, ids = labels.to(self._device), ids.to(self._device)
+        return Batch(images.permute(0, 3, 1, 2), labels, ids)

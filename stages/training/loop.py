@@ -57,7 +57,8 @@ def train(
     device = ctx.device
     to_device(model, device)
     optimizer = _optimizer(model, training, learning_rate)
-    batches = Batches(images, training.batch_size, training.augmentation, device)
+    threads = max(1, int(ctx.runtime.cpus))
+    batches = Batches(images, training.batch_size, training.augmentation, device, threads=threads)
     epochs = training.epochs if stop_after is None else min(stop_after, training.epochs)
     history, first = _resume(model, optimizer, ctx)
     saved = time.monotonic()
@@ -65,12 +66,12 @@ def train(
         model.train()
         losses, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         with _seeded(derive_seed(ctx.seed, "dropout", epoch), device):
-            for number, (inputs, labels) in enumerate(batches.epoch(ctx.rng("epoch", epoch))):
+            for number, (images_of_batch, labels, _) in enumerate(batches.epoch(ctx.rng("epoch", epoch))):
                 rate = learning_rate * rate_factor(training.schedule, epoch + number / len(batches), training.epochs)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 with precision(training.precision, device):
-                    logits = model(inputs)
+                    logits = model(pixels(images_of_batch))
                     loss = cross_entropy(logits, labels)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stages.data.images import ImageSet
-from stages.training.batches import Batches, to_tensor
+from stages.training.batches import Batches, pixels, to_tensor
 from stages.training.config import Augmentation
 
 CPU = torch.device("cpu")
@@ -17,7 +17,8 @@ def numbered_images(count, height=5, width=6, channels=3):
 
 
 def epoch(images, batch_size, augmentation, seed=0):
-    parts = list(Batches(images, batch_size, augmentation, CPU).epoch(np.random.default_rng(seed)))
+    batches = Batches(images, batch_size, augmentation, CPU).epoch(np.random.default_rng(seed))
+    parts = [(pixels(batch.images), batch.labels) for batch in batches]
     return torch.cat([inputs for inputs, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
@@ -43,7 +44,7 @@ def all_crops(image, pad, flip):
 def test_an_epoch_is_every_image_once_and_a_last_batch_of_one_joins(count, batch_size, sizes):
     batches = Batches(numbered_images(count), batch_size, Augmentation(), CPU)
     for seed in range(3):
-        labels = [labels.numpy() for _, labels in batches.epoch(np.random.default_rng(seed))]
+        labels = [batch.labels.numpy() for batch in batches.epoch(np.random.default_rng(seed))]
         assert [len(part) for part in labels] == sizes and len(batches) == len(sizes)
         assert sorted(np.concatenate(labels)) == list(range(count))
 
@@ -91,6 +92,39 @@ def test_read_only_images_are_taken_and_left_as_they_are(pad):
     inputs, _ = epoch(images, 4, Augmentation(flip=True, pad=pad))
     inputs.zero_()
     assert np.array_equal(images.images, before)
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4])
+@pytest.mark.parametrize("count", [24, 25, 31])
+def test_workers_share_the_batches_of_one(workers, count):
+    images, augmentation = numbered_images(count), Augmentation(pad=1)
+
+    def batches(rank, of):
+        loader = Batches(images, 8, augmentation, CPU, rank=rank, workers=of, threads=2)
+        return [
+            dict(zip(b.ids.tolist(), pixels(b.images), strict=True)) for b in loader.epoch(np.random.default_rng(5))
+        ]
+
+    alone = batches(0, 1)
+    shares = [batches(rank, workers) for rank in range(workers)]
+    assert len({len(share) for share in shares}) == 1, "every worker takes the same number of steps"
+    seen = [identifier for share in shares for part in share for identifier in part]
+    assert sorted(seen) == (np.arange(count) + 100).tolist(), "no image lost, none seen twice"
+    assert min(len(part) for share in shares for part in share) >= 2
+    crops = {identifier: crop for part in alone for identifier, crop in part.items()}
+    assert all(torch.equal(crop, crops[i]) for share in shares for part in share for i, crop in part.items())
+
+
+def test_what_threads_read_is_what_one_reads():
+    images = numbered_images(40)
+    one, three = (
+        [
+            batch.images.clone()
+            for batch in Batches(images, 7, Augmentation(), CPU, threads=threads).epoch(np.random.default_rng(0))
+        ]
+        for threads in (1, 3)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
 
 
 def test_a_tensor_of_images_is_channels_last():

@@ -9,7 +9,7 @@ from stages import models
 from stages.config import InputError
 from stages.data.images import Dataset
 from stages.models import Network
-from stages.shards import arrow
+from stages.shards import base_shards
 from stages.stage import Checkpoint, Context, Runtime
 from stages.training import loop
 from stages.training.config import Augmentation, Constant, Cosine, Training
@@ -25,7 +25,7 @@ class Interrupted(BaseException):
 
 @pytest.fixture(scope="module")
 def digits(digits_folder) -> Dataset:
-    return arrow.load(digits_folder)
+    return base_shards.load(digits_folder)
 
 
 @pytest.fixture(scope="module")
