@@ -16,6 +16,7 @@ from stages.data.cases import CasesConfig, resolve_cases
 from stages.data.datasets import DatasetConfig, describe, resolve
 from stages.data.draw import precheck
 from stages.models.config import Network
+from stages.shards.config import Shards
 from stages.stage import STAGES, Runtime
 from stages.training.config import Training
 
@@ -76,6 +77,7 @@ class Experiment(Config):
     paper: str = ""
     """What the paper got, for comparison."""
     dataset: DatasetConfig
+    shards: Shards = Shards()
     cases: CasesConfig
     network: Network
     training: Training = Training()

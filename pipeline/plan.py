@@ -7,9 +7,11 @@ from functools import cached_property
 
 from pipeline.experiment import Experiment
 from pipeline.step import Ref, Step, canonical
-from stages import brew, case, evaluate, export, prepare, pretrain, retrain, select, summarize
+from stages import brew, case, evaluate, export, prepare, pretrain, retrain, select, shard, summarize
 from stages.config import Config
 from stages.data.cases import BenchmarkCases, OutlierCases, only
+from stages.data.datasets import Digits
+from stages.shards.config import SPLITS
 from stages.stage import STAGES, derive_seed
 
 
@@ -53,8 +55,7 @@ def plan(experiments: Mapping[str, Experiment]) -> Plan:
 
 def _plan(experiment: Experiment, made: Plan) -> Ref:
     """Add one experiment's steps; the last one sums it up."""
-    params = prepare.Params(dataset=experiment.dataset)
-    dataset = {"dataset": made.add("prepare", params, f"prepare {experiment.dataset.kind}", {})}
+    dataset = {"dataset": _dataset(experiment, made)}
     surrogates = _surrogates(experiment, made, dataset)
     victims = range(experiment.victims.count)
     clean = [_victim(experiment, made, v, "clean", dataset) for v in victims]
@@ -79,6 +80,18 @@ def _plan(experiment: Experiment, made: Plan) -> Ref:
         cases=experiment.cases.count, victims=experiment.victims.count, restarts=experiment.attack.restarts
     )
     return made.add("summarize", counts, "summarize", summary)
+
+
+def _dataset(experiment: Experiment, made: Plan) -> Ref:
+    """An image tree is cut into shards, each a step; a published dataset is one step."""
+    config, shards = experiment.dataset, experiment.shards
+    counts = None if isinstance(config, Digits) else config.images
+    parts = {}
+    for split, count in zip(SPLITS, counts or (), strict=False):
+        for index in range(shards.of(count)):
+            params = shard.Params(dataset=config, shards=shards, split=split, index=index)
+            parts[f"{split}.{index}"] = made.add("shard", params, f"shard {split} {index}", {})
+    return made.add("prepare", prepare.Params(dataset=config, shards=shards), f"prepare {config.kind}", parts)
 
 
 def _restarts(experiment: Experiment) -> range:

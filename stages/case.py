@@ -31,10 +31,10 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     from stages.data.cases import save_case
     from stages.data.datasets import Description
     from stages.data.draw import draw
-    from stages.shards import arrow
+    from stages.shards import base_shards
     from stages.training import loop
 
-    dataset = arrow.load(inputs["dataset"])
+    dataset = base_shards.load(inputs["dataset"])
     classes = dataset.info.classes
     logits = None
     if isinstance(params.cases, OutlierCases):

@@ -32,10 +32,10 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     """
     from stages import models
     from stages.data.cases import load_case
-    from stages.shards import arrow
+    from stages.shards import base_shards
     from stages.training import loop
 
-    dataset = arrow.load(inputs["dataset"])
+    dataset = base_shards.load(inputs["dataset"])
     case = load_case(inputs["case"])
     logits = loop.predict(models.load(inputs["victim"]).to(ctx.device), dataset.test, ctx)
     targets = _targets(logits, case, dataset.info.classes)

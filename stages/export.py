@@ -21,8 +21,8 @@ class Params(Config):
 
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
     """Writes the overlay. Raises InputError where the poisons do not fit the dataset or break eps."""
-    from stages.shards import arrow, overlay, poisons
+    from stages.shards import base_shards, overlay, poisons
 
     poison_set = poisons.load(inputs["poisons"])
-    facts = overlay.write(poison_set, arrow.load(inputs["dataset"]).train, params.eps, out)
+    facts = overlay.write(poison_set, base_shards.load(inputs["dataset"]).train, params.eps, out)
     return {"poisons": len(poison_set), "sha256": poison_set.sha256(), **facts}

@@ -1,30 +1,52 @@
 """Stage `prepare`: a dataset becomes base shards, once; every other stage reads those and nothing else."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stages.config import Config, InputError, identity
 from stages.data.datasets import DatasetConfig, name_of, resolve
-from stages.data.sources import read
-from stages.stage import Context, Metrics
+from stages.shards.config import SPLITS, Shards, Split
+from stages.stage import Context, Metrics, numbered
 
-VERSION = 1
+if TYPE_CHECKING:
+    from stages.data.images import DatasetInfo
+    from stages.shards.base_shards import Part
+
+VERSION = 2
 
 
 class Params(Config):
-    """What is prepared."""
+    """What is prepared. Inputs: of an image tree, the shards `train.0`, `train.1`, …, `test.0`, …; else none."""
 
     dataset: DatasetConfig
     """As `resolve` completes it: what the folder holds must be what the step's key was made of."""
+    shards: Shards = Shards()
 
 
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
-    """Write the dataset's base shards (see `stages.shards.arrow`) to `out`; an image is a unit of progress.
+    """Write the dataset's base shards (see `stages.shards.base_shards`); those that are inputs are linked, not read.
 
-    Metrics: images and classes, the shape (H, W, C), and each split's content sha256.
+    Metrics: classes, the shape (H, W, C), images and bytes of each split.
     Raises InputError for data that are missing, damaged or not those that were planned, before anything is written.
     """
-    from stages.shards import arrow
+    from stages.shards import base_shards
+
+    info, parts = _joined(params.dataset, inputs, out) if inputs else _read(params, out, ctx)
+    base_shards.describe(out, info, parts)
+    return {
+        "classes": len(info.classes),
+        "shape": list(info.shape),
+        **{f"{split}_images": sum(sum(part.per_class) for part in of) for split, of in parts.items()},
+        **{f"{split}_bytes": sum((out / part.file).stat().st_size for part in of) for split, of in parts.items()},
+    }
+
+
+def _read(params: Params, out: Path, ctx: Context) -> "tuple[DatasetInfo, dict[Split, list[Part]]]":
+    """A published dataset, in one shard a split."""
+    from stages.data.sources import read
+    from stages.shards import base_shards
 
     config = resolve(params.dataset)
     if identity(config) != identity(params.dataset):
@@ -32,12 +54,33 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
             f"{name_of(config)}: the folder on this machine holds an image tree, and the step was planned without its "
             "fingerprint. Point root to the published files, or plan again where this folder can be seen"
         )
-    dataset = read(config, max(1, int(ctx.runtime.cpus)), out, ctx.progress)
-    return {
-        "classes": len(dataset.info.classes),
-        "shape": list(dataset.info.shape),
-        "train_images": len(dataset.train),
-        "test_images": len(dataset.test),
-        "train_content": arrow.write(out, "train", dataset.train, dataset.info),
-        "test_content": arrow.write(out, "test", dataset.test, dataset.info),
+    dataset = read(config)
+    splits = {"train": dataset.train, "test": dataset.test}
+    return dataset.info, {
+        split: [base_shards.write_part(out, split, 0, 1, splits[split], params.shards, len(dataset.info.classes))]
+        for split in SPLITS
     }
+
+
+def _joined(
+    config: DatasetConfig, inputs: Mapping[str, Path], out: Path
+) -> "tuple[DatasetInfo, dict[Split, list[Part]]]":
+    """A tree's shards, which become this step's outputs as they are."""
+    import numpy as np
+
+    from stages.data.images import DatasetInfo
+    from stages.data.sources import statistics_of
+    from stages.shards import base_shards
+
+    parts: dict[Split, list[Part]] = {}
+    levels = []
+    for split in SPLITS:
+        parts[split] = []
+        for folder in numbered(inputs, split):
+            facts = json.loads((folder / "shard.json").read_text())
+            (out / facts["file"]).symlink_to((folder / facts["file"]).resolve())
+            parts[split].append(base_shards.Part(facts["file"], facts["per_class"]))
+            if split == "train":
+                levels.append(np.array(facts["levels"]))
+    mean, std = statistics_of(np.sum(levels, axis=0))
+    return DatasetInfo(name_of(config), tuple(facts["classes"]), tuple(facts["shape"]), mean, std), parts

@@ -28,10 +28,10 @@ class Params(Config):
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
     """Writes the network and `curves.json`. Pretrained weights are taken as they are, without training."""
     from stages import models
-    from stages.shards import arrow
+    from stages.shards import base_shards
     from stages.training import loop
 
-    dataset = arrow.load(inputs["dataset"])
+    dataset = base_shards.load(inputs["dataset"])
     model = models.build(params.network, dataset.info, derive_seed(params.seed, "init"))
     history = loop.History()
     if params.network.weights is None:

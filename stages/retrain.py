@@ -32,10 +32,10 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     from safetensors.torch import save_file
 
     from stages import models
-    from stages.shards import arrow, overlay
+    from stages.shards import base_shards, overlay
     from stages.training import loop
 
-    dataset = arrow.load(inputs["dataset"])
+    dataset = base_shards.load(inputs["dataset"])
     if "overlay" in inputs:
         dataset = overlay.apply(dataset, inputs["overlay"])
     model = models.build(params.network, dataset.info, derive_seed(params.seed, "init"))

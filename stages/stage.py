@@ -36,7 +36,7 @@ Metrics = dict[str, Any]
 Report = Callable[[int, int, dict[str, float]], None]
 """Where progress goes: (done, total, figures)."""
 
-STAGES = ("prepare", "pretrain", "case", "brew", "select", "export", "retrain", "evaluate", "summarize")
+STAGES = ("shard", "prepare", "pretrain", "case", "brew", "select", "export", "retrain", "evaluate", "summarize")
 """Every stage, in the order of the pipeline. Each is the module `stages.<name>`."""
 
 

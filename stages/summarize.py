@@ -58,9 +58,9 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     `success.png`; returns the summary."""
     from stages import figures
     from stages.case_figure import case_picture
-    from stages.shards import arrow, poisons
+    from stages.shards import base_shards, poisons
 
-    dataset = arrow.load(inputs["dataset"])
+    dataset = base_shards.load(inputs["dataset"])
     results = [_read(params, inputs, number) for number in range(params.cases)]
     for result in results:
         poisons.check(result.poisons, dataset.train, result.poisons.info["eps"])
@@ -176,7 +176,7 @@ def _picture(result: CaseResult, row: Mapping[str, Any], dataset: "Dataset") -> 
     target = result.case.target_ids[0]
     return CasePicture(
         title=f"Case {_title(row, 24)}",
-        base=dataset.train.of(result.poisons.ids).images,
+        base=dataset.train.of(result.poisons.ids).array,
         poisons=result.poisons.images,
         ids=result.poisons.ids.tolist(),
         eps=result.poisons.info["eps"],

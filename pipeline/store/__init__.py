@@ -52,6 +52,8 @@ class Store(Protocol):
     def commit(self, folder: Path, draft: Manifest) -> Manifest:
         """Store all files under `folder` and then the manifest; returns the manifest that counts.
 
+        A link to a file that `fetch` laid out is stored as that blob, at no cost.
+
         That is `draft` with its blobs, or, where another attempt was first, theirs. One whose blobs are damaged is
         repaired: by these blobs if they are the same, else by replacing the manifest. Empty folders are not kept.
         Raises StoreError, with no manifest written and `folder` left as it is, e.g. if the disk is full.

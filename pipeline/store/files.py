@@ -37,8 +37,11 @@ def _sha256_of_state(path: Path, inode: int, size: int, mtime_ns: int) -> str:
     return sha256_of(path)
 
 
-def plain_files(folder: Path) -> list[tuple[str, Path]]:
-    """All files below `folder` as (POSIX name, path), sorted. Raises StoreError if one is not a plain file."""
+def plain_files(folder: Path, blobs: Path) -> list[tuple[str, Path]]:
+    """All files below `folder` as (POSIX name, path), sorted; a link to a file in `blobs` is one too.
+
+    Raises StoreError if one is another link or a device.
+    """
 
     def fail(error: OSError) -> None:
         raise error
@@ -47,10 +50,12 @@ def plain_files(folder: Path) -> list[tuple[str, Path]]:
     for parent, folders, files in os.walk(folder, onerror=fail):
         for path in (Path(parent, name) for name in [*folders, *files]):
             mode = path.lstat().st_mode
-            if stat.S_ISREG(mode):
+            if stat.S_ISREG(mode) or (stat.S_ISLNK(mode) and path.readlink().parent == blobs):
                 found.append((path.relative_to(folder).as_posix(), path))
             elif not stat.S_ISDIR(mode):
-                raise StoreError(f"output {path} is a link or a device; a stage writes plain files only")
+                raise StoreError(
+                    f"output {path} is a link or a device; a stage writes plain files, or links to its inputs"
+                )
     return sorted(found)
 
 

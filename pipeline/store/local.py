@@ -110,7 +110,7 @@ class LocalStore:
         """Blobs first, then the manifest."""
         needed = 0
         try:
-            outputs = plain_files(folder)
+            outputs = plain_files(folder, self._blobs)
             needed = sum(path.stat().st_size for _, path in outputs)
             blobs = tuple(self._store(name, path) for name, path in outputs)
             if blobs:
@@ -228,7 +228,12 @@ class LocalStore:
         return None
 
     def _store(self, name: str, source: Path) -> Blob:
-        """Bring one output file in as a blob: kept if it is there and whole, put in its place if it is damaged."""
+        """Bring one output file in as a blob: kept if it is there and whole, put in its place if it is damaged.
+
+        An output that is a link to a blob is that blob: it was hashed when it was fetched, and is not read again.
+        """
+        if source.is_symlink():
+            return Blob(name=name, size=source.stat().st_size, sha256=source.readlink().name)
         source.chmod(0o444)
         blob = Blob(name=name, size=source.stat().st_size, sha256=sha256_of(source))
         target = self._blob(blob)

@@ -32,9 +32,9 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     from stages import models
     from stages.brew.craft import craft
     from stages.data.cases import load_case
-    from stages.shards import arrow, poisons
+    from stages.shards import base_shards, poisons
 
-    dataset = arrow.load(inputs["dataset"])
+    dataset = base_shards.load(inputs["dataset"])
     case = load_case(inputs["case"])
     base = dataset.train.of(case.poison_ids)
     brew = craft(

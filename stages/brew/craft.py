@@ -61,7 +61,7 @@ def craft(
         matchings = [_matching(model, targets, intended, attack, micro_batch, device) for model in surrogates]
         labels = torch.from_numpy(base.labels.copy()).to(device)
         perturbation = Perturbation(
-            pixels(to_tensor(base.images, device)),
+            pixels(to_tensor(base.array, device)),
             torch.tensor(scale, device=device),
             attack,
             ctx.torch_rng("start") if attack.start == "random" else None,

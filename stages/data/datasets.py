@@ -8,14 +8,16 @@ Canonical data and an image tree of "the same" images never share a key: a tree'
 
 import os
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import platformdirs
 from pydantic import Field, ValidationInfo, field_validator
 
 from stages.config import Config, InputError, Location, NotIdentity
+from stages.data import imagenet
 from stages.data.canonical import CANONICAL, Files
 from stages.data.image_tree import Tree, list_tree
 
@@ -43,6 +45,9 @@ class FromFiles(Subset):
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """Of an image tree: sha256 over its sorted relative paths and sizes. `resolve` fills it in or checks it.
     Null for canonical data."""
+    images: Annotated[tuple[int, int] | None, NotIdentity()] = None
+    """Of an image tree: train and test images once the subsets are taken. `resolve` fills it in; no part of any key, as
+    it follows from the fingerprint and the subsets. Null for canonical data."""
 
 
 class Downloadable(FromFiles):
@@ -77,17 +82,15 @@ class FashionMnist(Downloadable):
     kind: Literal["fashion-mnist"] = "fashion-mnist"
 
 
-class ImageFolder(FromFiles):
-    """Any image tree {train, test or val}/CLASS/…, ImageNet's too: always colour, resized and center-cropped."""
+class Resized(FromFiles):
+    """An image tree whose images are always made colour, resized and center-cropped."""
 
-    kind: Literal["image-folder"] = "image-folder"
-    name: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """What reports call it."""
     size: Annotated[int, Field(ge=2)]
     """Height and width after the crop, in pixels."""
     resize: int | None = None
     """Length in pixels that the short side gets before the crop. Null is filled in: size × 256 / 224, rounded, for a
-    size of 64 and more (224 from 256, as the papers on ImageNet do), else the size."""
+    size of 64 and more (224 from 256, as the papers on ImageNet do), else, and for Tiny ImageNet, the size."""
+    margin: ClassVar[float] = 256 / 224
 
     @field_validator("resize")
     @classmethod
@@ -96,13 +99,37 @@ class ImageFolder(FromFiles):
         if size is None:  # refused already
             return resize
         if resize is None:
-            return round(size * 256 / 224) if size >= 64 else size
+            return round(size * cls.margin) if size >= 64 else size
         if resize < size:
             raise ValueError(f"{resize} is less than size {size}, and the crop does not pad; use at least {size}")
         return resize
 
 
-FileConfig = Cifar10 | Cifar100 | Mnist | FashionMnist | ImageFolder
+class ImageFolder(Resized):
+    """Any image tree {train, test or val}/CLASS/…"""
+
+    kind: Literal["image-folder"] = "image-folder"
+    name: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """What reports call it."""
+
+
+class ImageNet(Resized):
+    """ImageNet (ILSVRC 2012): a tree {train, val}/WNID/… or the official tars, which are not unpacked. Classes have
+    readable names where all 1,000 are there, else WordNet ids."""
+
+    kind: Literal["imagenet"] = "imagenet"
+    size: Annotated[int, Field(ge=2)] = 224
+
+
+class TinyImageNet(Resized):
+    """Tiny ImageNet: 64×64, 500 + 50 images in each of 200 classes; as published, or a tree {train, val}/WNID/…"""
+
+    kind: Literal["tiny-imagenet"] = "tiny-imagenet"
+    size: Annotated[int, Field(ge=2)] = 64
+    margin: ClassVar[float] = 1
+
+
+FileConfig = Cifar10 | Cifar100 | Mnist | FashionMnist | ImageFolder | ImageNet | TinyImageNet
 
 DatasetConfig = Annotated[Digits | FileConfig, Field(discriminator="kind")]
 
@@ -112,7 +139,7 @@ class Description:
     """What a dataset will be once it is prepared, with its subsets taken.
 
     shape: (H, W, C).  train_labels, test_labels: int64, by id; None before a canonical dataset is downloaded.
-    train_counts, test_counts: images per class.
+    train_counts, test_counts: images per class; of ImageNet that is absent the most that a class has, 1,300 and 50.
     """
 
     classes: tuple[str, ...]
@@ -137,31 +164,30 @@ def folder_of(config: FileConfig) -> Path:
     return data / name_of(config)
 
 
-def resolve(config: DatasetConfig) -> DatasetConfig:
-    """The configuration with an image tree's fingerprint filled in and a given root made absolute.
+def resolve(config: DatasetConfig, absent_ok: bool = False) -> DatasetConfig:
+    """The configuration with an image tree's fingerprint and image counts filled in and a given root made absolute.
 
-    Looks at the folder's listing, decodes nothing. Raises InputError that names the folder where the data are missing
-    and may not be downloaded, are incomplete, have other classes than expected, or do not match a stated fingerprint,
-    and where a subset asks for more images of a class than there are.
+    Looks at the folder's listing, decodes nothing. absent_ok: whether ImageNet may be absent; its published counts are
+    filled in then, and no fingerprint, for a plan that is only looked at. Raises InputError that names the folder where
+    the data are missing and may not be downloaded, are incomplete, have other classes than expected, or do not match a
+    stated fingerprint, and where a subset asks for more images of a class than there are.
     """
-    held = held_by(config)
-    whole_of(config, held)
+    held = held_by(config, absent_ok)
+    whole = whole_of(config, held)
     if isinstance(config, Digits):
         return config
-    found = held.fingerprint if isinstance(held, Tree) else None
-    if config.fingerprint is not None and found != config.fingerprint:
-        raise InputError(
-            f"{folder_of(config)}: expected the image tree with the fingerprint {config.fingerprint}; found "
-            f"{f'the tree {found}' if found else 'no image tree'}. Point root to the tree that is meant, or remove the "
-            "fingerprint to use what is there"
-        )
     root = None if config.root is None else folder_of(config)
-    return config.model_copy(update={"fingerprint": found, "root": root})
+    if held is None and isinstance(config, ImageNet):
+        train = imagenet.TRAIN_IMAGES if config.per_class is None else sum(whole.train_counts)
+        return config.model_copy(update={"images": (train, sum(whole.test_counts)), "root": root})
+    found = _checked_fingerprint(config, held)
+    images = (sum(whole.train_counts), sum(whole.test_counts)) if found else None
+    return config.model_copy(update={"fingerprint": found, "images": images, "root": root})
 
 
-def describe(config: DatasetConfig) -> Description:
+def describe(config: DatasetConfig, absent_ok: bool = False) -> Description:
     """What a dataset will be; reads labels at most, never a tree's pixels. Raises InputError as `resolve` does."""
-    held = held_by(config)
+    held = held_by(config, absent_ok)
     whole = whole_of(config, held)
     if isinstance(held, Tree):
         train, test = held.train_labels, held.test_labels
@@ -173,14 +199,29 @@ def describe(config: DatasetConfig) -> Description:
     return replace(whole, train_labels=train, test_labels=test)
 
 
-def held_by(config: DatasetConfig) -> Files | Tree | None:
-    """The published files or the image tree that are there; None where they are to be downloaded."""
+@lru_cache(maxsize=1)
+def tree_of(config: FileConfig) -> Tree:
+    """The image tree that a resolved configuration names, listed once a process: ImageNet's listing takes 10 s, and a
+    step reads but a part of it. `Tree.read` refuses files that change later. Raises InputError as `resolve` does."""
+    held = held_by(config)
+    _checked_fingerprint(config, held)
+    if not isinstance(held, Tree):
+        raise ValueError(f"{name_of(config)} is the published files here, not an image tree")
+    return held
+
+
+def held_by(config: DatasetConfig, absent_ok: bool = False) -> Files | Tree | None:
+    """The published files or the image tree that are there; None where they are to be downloaded, or where ImageNet is
+    absent and may be."""
     if isinstance(config, Digits):
         return {}
     root = folder_of(config)
-    if isinstance(config, ImageFolder):
-        held: Files | Tree | None = list_tree(root)
-        expected = "an image tree, {train, test or val}/CLASS/…"
+    if isinstance(config, Resized):
+        held: Files | Tree | None = list_tree(root) or imagenet.list_tars(root)
+        if held is None and absent_ok and isinstance(config, ImageNet):
+            return None
+        tree = "an image tree, {train, test or val}/CLASS/…"
+        expected = imagenet.EXPECTED if isinstance(config, ImageNet) else tree
     else:
         known = CANONICAL[config.kind]
         held = known.find(root) or list_tree(root, known.classes)
@@ -201,27 +242,54 @@ def held_by(config: DatasetConfig) -> Files | Tree | None:
 
 def whole_of(config: DatasetConfig, held: Files | Tree | None) -> Description:
     """The description without labels, its subsets checked and their counts taken."""
-    if isinstance(held, Tree):
-        classes = held.classes
-        shape = (config.size, config.size, 3) if isinstance(config, ImageFolder) else CANONICAL[config.kind].shape
-        train, test = (
-            tuple(np.bincount(labels).tolist()) for labels in (held.train_labels, held.test_labels)
-        )  # no class is empty
-    else:
+    if not isinstance(config, Resized):
         known = CANONICAL[config.kind]
-        classes, shape, train, test = known.classes, known.shape, known.train_counts, known.test_counts
+        whole = Description(known.classes, known.shape, None, None, known.train_counts, known.test_counts)
+    else:
+        classes = tuple(imagenet.class_names().values())
+        most = (imagenet.MOST_OF_A_CLASS,) * len(classes), (imagenet.VAL_IMAGES_OF_A_CLASS,) * len(classes)
+        whole = Description(classes, (config.size, config.size, 3), None, None, *most)
+        if held is None and (config.per_class or 0) > imagenet.LEAST_OF_A_CLASS:
+            raise InputError(
+                f"dataset.per_class is {config.per_class}, but a class of ImageNet has {imagenet.LEAST_OF_A_CLASS} "
+                f"train images; use at most {imagenet.LEAST_OF_A_CLASS}"
+            )
+    if isinstance(held, Tree):
+        counts = (tuple(np.bincount(labels).tolist()) for labels in (held.train_labels, held.test_labels))
+        whole = Description(_shown(config, held.classes), whole.shape, None, None, *counts)  # no class is empty
 
     def taken(counts: tuple[int, ...], field: str) -> tuple[int, ...]:
         limit: int | None = getattr(config, field)
         least = min(range(len(counts)), key=counts.__getitem__)
         if limit is not None and limit > counts[least]:
             raise InputError(
-                f"dataset.{field} is {limit}, but class {classes[least]} of {name_of(config)} has {counts[least]} "
-                f"images in that split; use at most {counts[least]}"
+                f"dataset.{field} is {limit}, but class {whole.classes[least]} of {name_of(config)} has "
+                f"{counts[least]} images in that split; use at most {counts[least]}"
             )
         return counts if limit is None else (limit,) * len(counts)
 
-    return Description(classes, shape, None, None, taken(train, "per_class"), taken(test, "test_per_class"))
+    return replace(
+        whole,
+        train_counts=taken(whole.train_counts, "per_class"),
+        test_counts=taken(whole.test_counts, "test_per_class"),
+    )
+
+
+def _checked_fingerprint(config: FileConfig, held: Files | Tree | None) -> str | None:
+    found = held.fingerprint if isinstance(held, Tree) else None
+    if config.fingerprint is not None and found != config.fingerprint:
+        raise InputError(
+            f"{folder_of(config)}: expected the image tree with the fingerprint {config.fingerprint}; found "
+            f"{f'the tree {found}' if found else 'no image tree'}. Point root to the tree that is meant, or remove the "
+            "fingerprint to use what is there"
+        )
+    return found
+
+
+def _shown(config: DatasetConfig, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """What reports call a tree's classes: a function of the folders' names, which are part of the fingerprint."""
+    whole = isinstance(config, ImageNet) and len(classes) == len(imagenet.class_names())
+    return imagenet.readable(classes) if whole or isinstance(config, TinyImageNet) else classes
 
 
 def first_of_each(labels: np.ndarray, per_class: int | None) -> np.ndarray:

@@ -62,7 +62,7 @@ def load(folder: Path, stem: str = "poisons") -> PoisonSet:
         expected, info = facts["sha256"], dict(facts["info"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: not the description of a poison set ({error!r}); make the poisons again") from error
-    poisons = PoisonSet(images.ids, images.images, images.labels, info)
+    poisons = PoisonSet(images.ids, images.array, images.labels, info)
     if poisons.sha256() != expected:
         raise InputError(
             f"{folder / f'{stem}.arrow'}: its sha256 is {poisons.sha256()}, {file.name} says {expected}; "

@@ -21,7 +21,8 @@ import torch
 class Figure:
     """A measured quantity over n rounds or cases: its centre (median or mean), spread, and limit.
 
-    poisons, micro_batch: P and the images that pass through the network at once; None where they do not apply.
+    network: what it was measured on, a network or images.  poisons, micro_batch: P and the images that pass through
+    at once; None where they do not apply.
     at_most, at_least: the limits, None where the figure is only shown.
     """
 
@@ -64,8 +65,8 @@ class Figures:
         self,
         what: str,
         network: str,
-        poisons: int,
-        micro_batch: int,
+        poisons: int | None,
+        micro_batch: int | None,
         values: Sequence[float] | np.ndarray,
         **limits: float,
     ) -> Figure:
@@ -122,7 +123,7 @@ def figures(request: pytest.FixtureRequest, one_thread: None) -> Iterator[Figure
     yield found
     terminal = request.config.pluginmanager.get_plugin("terminalreporter")
     assert terminal is not None
-    head = f"{'':<52} {'network':<12} {'P':>5} {'batch':>5} {'centre':>8} {'[min .. max]':<18} {'n':>3}  limit"
+    head = f"{'':<52} {'on':<12} {'P':>5} {'batch':>5} {'centre':>8} {'[min .. max]':<18} {'n':>3}  limit"
     terminal.write_line("\n\n" + "\n".join([head, *map(str, found.all)]))
     if (file := os.environ.get("BREWLINE_BENCH_JSON")) is not None:
         document = {"machine": _machine(), "figures": [asdict(figure) for figure in found.all]}

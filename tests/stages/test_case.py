@@ -9,7 +9,7 @@ from stages.config import InputError
 from stages.data.cases import OutlierCases, RandomCases, load_case
 from stages.data.images import Dataset
 from stages.models import Network
-from stages.shards import arrow
+from stages.shards import base_shards
 from stages.stage import Checkpoint, Context, Runtime
 from stages.training import loop
 from stages.training.config import Augmentation, Training
@@ -28,7 +28,7 @@ def test_a_random_case_depends_on_its_params_alone(digits_folder, tmp_path):
     metrics, first = run(params, {"dataset": digits_folder}, tmp_path / "a")
     _, again = run(params, {"dataset": digits_folder}, tmp_path / "b", seed=99)
     assert first == again
-    train = arrow.load(digits_folder).train
+    train = base_shards.load(digits_folder).train
     count = -(-len(train) // 100)
     assert metrics["poisons"] == len(first.poison_ids) == count
     assert metrics["budget"] == count / len(train)
@@ -43,7 +43,7 @@ def test_a_budget_beyond_the_class_is_refused(digits_folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def surrogates(digits_folder, tmp_path_factory):
-    dataset: Dataset = arrow.load(digits_folder)
+    dataset: Dataset = base_shards.load(digits_folder)
     network = Network(name="convnet-bn", width=8)
     folders = []
     for seed in (0, 1):
@@ -58,7 +58,7 @@ def surrogates(digits_folder, tmp_path_factory):
 
 def test_outliers_are_right_for_all_surrogates_and_surer_by_rank(digits_folder, surrogates, tmp_path):
     inputs = {"dataset": digits_folder, **{f"surrogate.{number}": folder for number, folder in enumerate(surrogates)}}
-    dataset = arrow.load(digits_folder)
+    dataset = base_shards.load(digits_folder)
     ctx = Context(0, Runtime(device="cpu"), Checkpoint(tmp_path))
     logits = np.stack([loop.predict(models.load(folder), dataset.test, ctx).numpy() for folder in surrogates])
     margins = []

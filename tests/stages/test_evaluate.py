@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from stages import evaluate, models, retrain
 from stages.data.cases import Case, save_case
 from stages.models.config import Network
-from stages.shards import arrow
+from stages.shards import base_shards
 from stages.stage import Checkpoint, Context, Runtime
 from stages.training.config import Augmentation, Training
 
@@ -22,7 +22,7 @@ TRUE, INTENDED, OTHER = 4, 7, 2
 @pytest.fixture
 def targets(digits_folder):
     """The last three test images of the true class: ids that are no row numbers of a smaller array."""
-    labels = arrow.load(digits_folder).test.labels
+    labels = base_shards.load(digits_folder).test.labels
     return tuple(int(row) for row in np.flatnonzero(labels == TRUE)[-3:])
 
 
@@ -43,7 +43,7 @@ def judge(digits_folder, targets, tmp_path):
     save_case(case, tmp_path / "case")
 
     def evaluation(logits, watched):
-        dataset = arrow.load(digits_folder)
+        dataset = base_shards.load(digits_folder)
         model = models.build(NETWORK, dataset.info, 0)
         with torch.no_grad():
             model.head.weight.zero_()
@@ -90,7 +90,7 @@ def test_any_other_answer_is_none(judge, answer):
 
 
 def test_the_accuracy_leaves_the_targets_out(judge, digits_folder):
-    labels = arrow.load(digits_folder).test.labels
+    labels = base_shards.load(digits_folder).test.labels
     of_true, of_other = int((labels == TRUE).sum()), int((labels == OTHER).sum())
     assert judge(leaning(TRUE), flat())[1]["accuracy"] == pytest.approx((of_true - 3) / (450 - 3))
     assert judge(leaning(OTHER), flat())[1]["accuracy"] == pytest.approx(of_other / (450 - 3))

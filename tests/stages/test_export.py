@@ -7,14 +7,14 @@ import pytest
 
 from stages import export
 from stages.config import InputError
-from stages.shards import arrow, overlay, poisons
+from stages.shards import arrow, base_shards, overlay, poisons
 from stages.shards.poisons import PoisonSet
 from stages.stage import Checkpoint, Context, Runtime
 
 
 @pytest.fixture
 def inputs(digits_folder, tmp_path):
-    train = arrow.load(digits_folder).train
+    train = base_shards.load(digits_folder).train
     chosen = train.of(np.flatnonzero(train.labels == 4)[:20])
     images = np.clip(chosen.images.astype(int) - 12, 0, 255).astype(np.uint8)
     (tmp_path / "poisons").mkdir()
@@ -30,12 +30,11 @@ def run(inputs, folder, eps):
 def test_the_overlay_gives_the_poisoned_dataset(inputs, tmp_path):
     metrics = run(inputs, tmp_path, 12)
     assert metrics["poisons"] == 20 and metrics["max_difference"] == 12
-    made, dataset = poisons.load(inputs["poisons"]), arrow.load(inputs["dataset"])
+    made, dataset = poisons.load(inputs["poisons"]), base_shards.load(inputs["dataset"])
     poisoned = overlay.apply(dataset, tmp_path / "out")
     assert np.array_equal(poisoned.train.of(made.ids).images, made.images)
-    assert arrow.content_sha256(replace(poisoned.train, images=dataset.train.images)) == arrow.content_sha256(
-        dataset.train
-    )
+    clean = replace(poisoned.train, images=dataset.train.images)
+    assert arrow.content_sha256(clean) == arrow.content_sha256(dataset.train)
     assert arrow.content_sha256(poisoned.train) != arrow.content_sha256(dataset.train)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from stages import figures
 from stages.case_figure import Call, CasePicture, amplified, case_picture
-from stages.shards import arrow
+from stages.shards import base_shards
 
 
 def picture(dataset, count=20, victims=4, **changes):
@@ -76,7 +76,7 @@ def clashes(figure):
 
 @pytest.fixture
 def dataset(digits_folder):
-    return arrow.load(digits_folder)
+    return base_shards.load(digits_folder)
 
 
 @pytest.mark.parametrize(("poisons", "victims"), [(1, 1), (3, 20), (8, 4), (20, 8)])

@@ -7,7 +7,7 @@ import torch
 
 from stages import models, pretrain
 from stages.models import Network
-from stages.shards import arrow
+from stages.shards import base_shards
 from stages.stage import Checkpoint, Context, Runtime, derive_seed
 from stages.training import loop
 from stages.training.config import Augmentation, Training
@@ -33,7 +33,7 @@ def files(folder):
 def test_the_saved_network_is_the_trained_one_with_its_accuracy(digits_folder, tmp_path):
     params = pretrain.Params(network=NETWORK, training=TRAINING, seed=4)
     metrics = run(params, digits_folder, tmp_path / "out")
-    dataset = arrow.load(digits_folder)
+    dataset = base_shards.load(digits_folder)
     expected = models.build(NETWORK, dataset.info, derive_seed(4, "init"))
     ctx = Context(4, Runtime(device="cpu"), Checkpoint(tmp_path / "direct"))
     history = loop.train(expected, dataset.train, TRAINING, 0.05, ctx)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from stages import models, retrain
 from stages.config import InputError
 from stages.models import Network
-from stages.shards import arrow, overlay
+from stages.shards import base_shards, overlay
 from stages.shards.poisons import PoisonSet
 from stages.stage import Checkpoint, Context, Runtime, derive_seed
 from stages.training import loop
@@ -31,7 +31,7 @@ def run(inputs, folder, params=PARAMS):
 def changed(digits_folder, tmp_path_factory):
     """An overlay of 30 images with random noise, and the noisy images."""
     folder = tmp_path_factory.mktemp("overlay")
-    train = arrow.load(digits_folder).train
+    train = base_shards.load(digits_folder).train
     chosen = train.of(range(100, 130))
     noise = np.random.default_rng(0).integers(-32, 33, chosen.images.shape)
     images = np.clip(chosen.images.astype(int) + noise, 0, 255).astype(np.uint8)
@@ -47,7 +47,7 @@ def clean(digits_folder, tmp_path_factory):
 
 def test_a_victim_is_trained_from_scratch_and_recorded(clean, digits_folder, tmp_path):
     metrics, folder = clean
-    dataset = arrow.load(digits_folder)
+    dataset = base_shards.load(digits_folder)
     curves = json.loads((folder / "curves.json").read_text())
     assert curves["watched_epochs"] == [2, 3] and len(curves["loss"]) == 3
     assert metrics == {"train_loss": curves["loss"][-1], "train_accuracy": curves["accuracy"][-1]}
@@ -63,7 +63,7 @@ def test_a_victim_is_trained_from_scratch_and_recorded(clean, digits_folder, tmp
 def test_a_poisoned_victim_is_the_same_training_on_the_replaced_images(changed, clean, digits_folder, tmp_path):
     folder, images = changed
     run({"dataset": digits_folder, "overlay": folder}, tmp_path / "poisoned")
-    dataset = arrow.load(digits_folder)
+    dataset = base_shards.load(digits_folder)
     by_hand = np.array(dataset.train.images)
     by_hand[100:130] = images
     expected = models.build(NETWORK, dataset.info, derive_seed(4, "init"))

@@ -10,7 +10,7 @@ from PIL import Image
 from stages import export, summarize
 from stages.config import InputError
 from stages.data.cases import Case, save_case
-from stages.shards import arrow, overlay, poisons
+from stages.shards import base_shards, overlay, poisons
 from stages.shards.poisons import PoisonSet
 from stages.stage import Checkpoint, Context, Runtime
 from stages.summarize import Params, mean_and_error, rate
@@ -41,7 +41,7 @@ CLEAN = [
 
 @pytest.fixture
 def inputs(digits_folder, tmp_path):
-    dataset = arrow.load(digits_folder)
+    dataset = base_shards.load(digits_folder)
     folders = {"dataset": digits_folder}
 
     def folder(role):
@@ -97,7 +97,7 @@ def test_the_statistics(inputs, tmp_path):
 def test_the_cases(inputs, tmp_path):
     run(inputs, tmp_path / "out")
     first, second = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
-    target = arrow.load(inputs["dataset"]).test.labels
+    target = base_shards.load(inputs["dataset"]).test.labels
     assert first == {
         "case": 0,
         "target_class": "4",

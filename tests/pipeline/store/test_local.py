@@ -192,6 +192,21 @@ def test_probe_refuses_a_read_only_disk(small_disk: Path) -> None:
         LocalStore(small_disk / "store").probe()
 
 
+def test_an_input_may_be_an_output_and_costs_nothing(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    manifest = store.commit(written(tmp_path / "attempt", OUTPUTS), draft())
+    store.fetch(manifest, tmp_path / "inputs")
+    again = tmp_path / "again"
+    again.mkdir()
+    for number, blob in enumerate(manifest.blobs):
+        (again / f"{number}").symlink_to((tmp_path / "inputs" / blob.name).resolve())
+    before = sorted((tmp_path / "store/blobs").iterdir())
+    other = store.commit(again, draft().model_copy(update={"key": "cd" * 32}))
+    assert [(b.size, b.sha256) for b in other.blobs] == [(b.size, b.sha256) for b in manifest.blobs]
+    assert sorted((tmp_path / "store/blobs").iterdir()) == before
+    assert store.verify(other) == []
+
+
 def test_links_are_no_outputs(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     folder = written(tmp_path / "attempt", {"a": b"a"})

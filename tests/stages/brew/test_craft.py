@@ -15,7 +15,7 @@ from stages.brew.config import Attack, BrewAugmentation, DoubleBackward, FiniteD
 from stages.brew.craft import craft
 from stages.data.cases import Case, save_case
 from stages.models import Network
-from stages.shards import arrow, poisons
+from stages.shards import base_shards, poisons
 from stages.stage import Checkpoint, Context, Runtime
 from stages.training import loop
 from stages.training.config import Augmentation, Training
@@ -40,7 +40,7 @@ def context(folder, seed=0, stop_at=None, **runtime):
 
 @pytest.fixture(scope="module")
 def dataset(digits_folder):
-    return arrow.load(digits_folder)
+    return base_shards.load(digits_folder)
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import pytest
 
 from stages.config import InputError
 from stages.data.images import Dataset, ImageSet
-from stages.shards import arrow, overlay
+from stages.shards import base_shards, overlay
 from stages.shards.poisons import PoisonSet
 
 
 @pytest.fixture
 def dataset(digits_folder) -> Dataset:
-    return arrow.load(digits_folder)
+    return base_shards.load(digits_folder)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def poison_set(dataset) -> PoisonSet:
 
 
 def test_only_the_poisons_differ_and_the_base_stays(dataset, poison_set, tmp_path):
-    before = dataset.train.images.copy()
+    before = dataset.train.array
     facts = overlay.write(poison_set, dataset.train, 16, tmp_path)
     assert facts["max_difference"] == 16 and facts["eps"] == 16
     poisoned = overlay.apply(dataset, tmp_path)
@@ -40,7 +40,7 @@ def test_only_the_poisons_differ_and_the_base_stays(dataset, poison_set, tmp_pat
 def test_another_base_is_refused(dataset, poison_set, tmp_path):
     overlay.write(poison_set, dataset.train, 16, tmp_path)
     train = dataset.train
-    pixels, labels = train.images.copy(), train.labels.copy()
+    pixels, labels = train.array, train.labels.copy()
     pixels[77, 0, 0, 0] ^= 1
     labels[500] = (labels[500] + 1) % 10
     half = np.arange(900)
@@ -69,4 +69,4 @@ def test_the_bound_is_checked_when_written_and_when_read(dataset, poison_set, tm
 
 def test_the_overlay_costs_the_poisons_not_the_dataset(dataset, poison_set, tmp_path):
     overlay.write(poison_set, dataset.train, 16, tmp_path)
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 4096 < dataset.train.images.nbytes
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 4096 < dataset.train.images.size

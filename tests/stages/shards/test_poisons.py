@@ -7,13 +7,13 @@ import pytest
 
 from stages.config import InputError
 from stages.data.images import ImageSet
-from stages.shards import arrow, poisons
+from stages.shards import base_shards, poisons
 from stages.shards.poisons import PoisonSet
 
 
 @pytest.fixture
 def base(digits_folder) -> ImageSet:
-    return arrow.load(digits_folder).train
+    return base_shards.load(digits_folder).train
 
 
 def brewed(base: ImageSet, count: int, eps: int, seed: int = 0) -> PoisonSet:

@@ -1,0 +1,86 @@
+"""How much a plan will write, before any of it runs: bytes by stage, from shapes and counts alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.experiment import Experiment
+from pipeline.plan import Plan
+from pipeline.plan import plan as plan_of
+from pipeline.step import Step
+from stages import retrain
+from stages.data.datasets import Description, Digits, describe
+from stages.data.draw import poison_count
+from stages.data.images import DatasetInfo
+from stages.models.config import Network
+
+JPEG_BYTES_A_PIXEL = 0.35
+"""Of a photograph at quality 90, about: what the size of JPEG shards is estimated with."""
+
+
+def sizes(plan: Plan, experiments: Mapping[str, Experiment]) -> dict[str, int]:
+    """Bytes that each step of the plan will leave in the store, by key, checkpoints and logs not counted.
+
+    Raw shards, networks, poisons and logits to within a few KB; JPEG shards as an estimate.
+    """
+    found: dict[str, int] = {}
+    for variant, experiment in experiments.items():
+        description = describe(experiment.dataset, absent_ok=True)
+        of = _Sizes(experiment, description)
+        for key, step in plan_of({variant: experiment}).steps.items():
+            found.setdefault(key, of(step))
+    return {key: found[key] for key in plan.steps}
+
+
+class _Sizes:
+    """The sizes of one experiment's steps."""
+
+    def __init__(self, experiment: Experiment, description: Description) -> None:
+        self._experiment, self._description = experiment, description
+        height, width, channels = description.shape
+        self._image = height * width * channels + 16
+        counted = None if isinstance(experiment.dataset, Digits) else experiment.dataset.images
+        self._train, self._test = counted or (sum(description.train_counts), sum(description.test_counts))
+        self._networks: dict[Network, int] = {}
+
+    def __call__(self, step: Step) -> int:
+        params: Any = step.params  # the stage says of which class
+        poisons = poison_count(self._experiment.attack.budget, self._train) * self._image
+        if step.stage in ("brew", "export"):
+            return poisons
+        if step.stage == "shard":
+            total = self._train if params.split == "train" else self._test
+            return self._images(len(params.shards.rows(params.index, total)))
+        if step.stage == "prepare":
+            return 0 if step.inputs else self._images(self._train + self._test)
+        if step.stage == "pretrain":
+            return self._network(params.network)
+        if step.stage == "retrain":
+            return self._network(params.network) + self._records(params)
+        return 0  # case, evaluate and summarize write a few KB, and select what brew wrote
+
+    def _images(self, count: int) -> int:
+        height, width, _ = self._description.shape
+        quality = self._experiment.shards.jpeg_quality
+        return int(count * (self._image if quality is None else height * width * JPEG_BYTES_A_PIXEL + 48))
+
+    def _records(self, params: retrain.Params) -> int:
+        """The test images' logits, float16, at each record."""
+        epochs, every = params.training.epochs, params.record_every
+        records = epochs // every + (epochs % every > 0)
+        return records * self._test * len(self._description.classes) * 2
+
+    def _network(self, network: Network) -> int:
+        if network not in self._networks:
+            self._networks[network] = _parameter_bytes(network, self._description)
+        return self._networks[network]
+
+
+def _parameter_bytes(network: Network, description: Description) -> int:
+    import torch
+
+    from stages.models import builders
+
+    info = DatasetInfo("", description.classes, description.shape, (0.5,) * 3, (0.25,) * 3)
+    with torch.device("meta"):
+        model = builders()[network.name](network.model_copy(update={"weights": None}), info)
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
