@@ -26,10 +26,13 @@ from pipeline.plan import plan as plan_of
 from pipeline.progress import Reporter
 from pipeline.resources import at_once
 from pipeline.runner import Outcome, Runner, cached_steps, needed_steps
+from pipeline.sizes import gigabytes, sizes
 from pipeline.step import SHOWN, Ref, Step, difference
 from pipeline.store import Store, StoreError, open_store
 from stages.config import InputError, nearest
+from stages.data.datasets import absent_folder
 from stages.stage import STAGES, Checkpoint, Runtime, load_stage
+from stages.summarize import aligned
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -126,9 +129,11 @@ def _command() -> str:
     return shlex.join([program.name if shutil.which(program.name) else str(program), *sys.argv[1:]])
 
 
-def _planned(name: str, settings: list[str], store: str) -> tuple[dict[str, Experiment], Plan, Store]:
+def _planned(
+    name: str, settings: list[str], store: str, absent_ok: bool = False
+) -> tuple[dict[str, Experiment], Plan, Store]:
     loaded = load_experiments(name, settings)
-    asked = {variant: prepare_experiment(experiment) for variant, experiment in loaded.items()}
+    asked = {variant: prepare_experiment(experiment, absent_ok) for variant, experiment in loaded.items()}
     opened = open_store(store)
     opened.probe()
     return asked, plan_of(asked), opened
@@ -140,13 +145,21 @@ def plan(
     settings: Settings = [],  # noqa: B006
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Show an experiment's steps, their keys, and which are in the store."""
-    _, made, opened = _planned(experiment, settings, store)
+    """Show an experiment's steps, their keys, which are in the store, and how much each stage writes."""
+    asked, made, opened = _planned(experiment, settings, store, absent_ok=True)
     cached = cached_steps(made, opened)
+    written = sizes(made, asked)
     for step in made.steps.values():
         print(f"{step.key[:SHOWN]}  {'cached' if step.key in cached else '-':<6}  {step.label}")
-    for stage, steps in made.by_stage():
-        print(f"{stage:<10} {len(steps):>6} steps, {sum(step.key in cached for step in steps)} cached")
+    rows = [
+        (stage, str(len(steps)), str(sum(step.key in cached for step in steps)), gigabytes(steps, written))
+        for stage, steps in made.by_stage()
+    ]
+    everything = list(made.steps.values())
+    foot = ("all", str(len(everything)), str(len(cached)), gigabytes(everything, written))
+    print("\n" + aligned(("stage", "steps", "cached", "GB"), rows, foot))
+    for folder in {absent_folder(variant.dataset) for variant in asked.values()} - {None}:
+        print(f"{folder}: the data are not there; where they are, keys differ, as their fingerprint is part of them")
     print(f"{len(made.steps)} steps, {len(needed_steps(made, cached))} to run. Run {made.run} in {opened.url}")
 
 

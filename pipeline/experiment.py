@@ -177,14 +177,15 @@ def parse(data: Mapping[str, Any], origin: str) -> Experiment:
         raise InputError("\n".join([f"experiment {origin} is not valid:", *lines])) from None
 
 
-def prepare_experiment(experiment: Experiment) -> Experiment:
+def prepare_experiment(experiment: Experiment, absent_ok: bool = False) -> Experiment:
     """Fill in what only the data can tell (fingerprints), and check the experiment against the data.
 
-    Reads listings and labels only. Raises InputError for everything that can be known to be wrong before compute.
+    Reads listings and labels only. absent_ok: whether ImageNet may be absent, for a plan that is only looked at.
+    Raises InputError for everything that can be known to be wrong before compute.
     """
-    dataset = resolve(experiment.dataset)
+    dataset = resolve(experiment.dataset, absent_ok)
     cases = resolve_cases(experiment.cases)
-    precheck(cases, describe(dataset), experiment.attack.budget)
+    precheck(cases, describe(dataset, absent_ok), experiment.attack.budget)
     return experiment.model_copy(update={"dataset": dataset, "cases": cases})
 
 

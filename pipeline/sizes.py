@@ -1,6 +1,6 @@
 """How much a plan will write, before any of it runs: bytes by stage, from shapes and counts alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.experiment import Experiment
@@ -29,6 +29,12 @@ def sizes(plan: Plan, experiments: Mapping[str, Experiment]) -> dict[str, int]:
         for key, step in plan_of({variant: experiment}).steps.items():
             found.setdefault(key, of(step))
     return {key: found[key] for key in plan.steps}
+
+
+def gigabytes(steps: Iterable[Step], written: Mapping[str, int]) -> str:
+    """What the steps write together, in GB of 10⁹ bytes, for people."""
+    total = sum(written[step.key] for step in steps) / 1e9
+    return f"{total:,.1f}" if total >= 10 else f"{total:.3f}"
 
 
 class _Sizes:

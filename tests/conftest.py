@@ -19,10 +19,25 @@ def test_data() -> Path:
 @pytest.fixture(scope="session")
 def cifar10_folder(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of CIFAR-10 as a tree of JPEGs, {train,test}/CLASS/NNNN.jpg, unpacked once a session; never write into it."""
-    archive = test_data / "cifar10.tar.xz"
+    return _unpacked(test_data / "cifar10.tar.xz", tmp_path_factory) / "cifar10"
+
+
+@pytest.fixture(scope="session")
+def tiny_imagenet_folder(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 classes of Tiny ImageNet, {train,val}/WNID/*.JPEG, unpacked once a session; never write into it."""
+    return _unpacked(test_data / "tiny-imagenet-20.tar.xz", tmp_path_factory) / "tiny-imagenet-20"
+
+
+@pytest.fixture(scope="session")
+def imagenet_sample_folder(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 full-size ImageNet JPEGs of as many classes, WNID/*.JPEG, unpacked once a session; never write into it."""
+    return _unpacked(test_data / "imagenet-sample-60.tar", tmp_path_factory) / "imagenet-sample-60"
+
+
+def _unpacked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not archive.exists():
         pytest.skip(f"{archive} does not exist")
-    folder = tmp_path_factory.mktemp("cifar10")
+    folder = tmp_path_factory.mktemp("data")
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
-    return folder / "cifar10"
+    return folder

@@ -240,6 +240,13 @@ def held_by(config: DatasetConfig, absent_ok: bool = False) -> Files | Tree | No
     return held
 
 
+def absent_folder(config: DatasetConfig) -> Path | None:
+    """The folder of data that are planned with though they are not there (see `resolve`); None where they are."""
+    if isinstance(config, ImageNet) and config.fingerprint is None and config.images is not None:
+        return folder_of(config)
+    return None
+
+
 def whole_of(config: DatasetConfig, held: Files | Tree | None) -> Description:
     """The description without labels, its subsets checked and their counts taken."""
     if not isinstance(config, Resized):

@@ -1,7 +1,8 @@
-"""From real images to base shards: digits, a JPEG tree, and everything that may be wrong with a file."""
+"""From published data and image trees to base shards, through stages `shard` and `prepare` as the pipeline does it."""
 
-import io
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,47 +10,58 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stages import shard
 from stages.config import InputError
 from stages.data.canonical import CANONICAL
-from stages.data.datasets import Cifar10, DatasetConfig, Digits, ImageFolder, resolve
-from stages.data.image_tree import Form, decode_one
+from stages.data.datasets import Cifar10, DatasetConfig, Digits, ImageFolder, TinyImageNet, resolve
+from stages.data.images import Dataset
 from stages.data.sources import channel_statistics
 from stages.prepare import Params, run
 from stages.shards import base_shards
+from stages.shards.config import SPLITS, Shards
 from stages.stage import Checkpoint, Context, Runtime
 
+ARROW, BETON = Shards(), Shards(format="beton")
 
-def prepare(config: DatasetConfig, folder: Path, cpus: int = 2) -> tuple[dict[str, Any], Path, list[tuple[int, int]]]:
-    """Metrics, output folder and progress of the stage."""
+
+def context(folder: Path, cpus: int, seen: list[tuple[int, int]]) -> Context:
+    checkpoint = Checkpoint(folder / "checkpoint")
+    return Context(0, Runtime(cpus=cpus), checkpoint, lambda done, total, _: seen.append((done, total)))
+
+
+def prepare(
+    config: DatasetConfig, folder: Path, shards: Shards = ARROW, cpus: int = 2
+) -> tuple[dict[str, Any], Path, list[tuple[int, int]]]:
+    """Metrics and output folder of stage `prepare`, after the shards it needs, and their progress."""
     seen: list[tuple[int, int]] = []
+    inputs = {}
+    for split, count in zip(SPLITS, getattr(config, "images", None) or (), strict=False):
+        for index in range(shards.of(count)):
+            inputs[f"{split}.{index}"] = out = folder / f"{split}.{index}"
+            out.mkdir(parents=True)
+            params = shard.Params(dataset=config, shards=shards, split=split, index=index)
+            shard.run(params, {}, out, context(folder, cpus, seen))
     out = folder / "out"
-    out.mkdir()
-    context = Context(
-        0, Runtime(cpus=cpus), Checkpoint(folder / "checkpoint"), lambda done, total, _: seen.append((done, total))
-    )
-    return run(Params(dataset=config), {}, out, context), out, seen
+    out.mkdir(parents=True)
+    return run(Params(dataset=config, shards=shards), inputs, out, context(folder, cpus, seen)), out, seen
 
 
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
+def both(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    return ((split.array, split.labels) for split in (dataset.train, dataset.test))
 
 
-@pytest.fixture
-def photo(cifar10_folder: Path) -> Image.Image:
-    with Image.open(cifar10_folder / "test" / "frog" / "0000.jpg") as image:
-        return image.convert("RGB")
+@pytest.fixture(scope="session")
+def tiny_imagenet(tiny_imagenet_folder: Path) -> DatasetConfig:
+    return resolve(TinyImageNet(root=tiny_imagenet_folder, per_class=6, test_per_class=2))
 
 
 def test_digits_become_shards_that_every_stage_can_load(tmp_path: Path) -> None:
-    metrics, out, seen = prepare(resolve(Digits()), tmp_path)
+    metrics, out, _ = prepare(resolve(Digits()), tmp_path)
     dataset = base_shards.load(out)
     assert dataset.info.shape == (8, 8, 1)
     assert (len(dataset.train), len(dataset.test)) == (1347, 450) == (metrics["train_images"], metrics["test_images"])
-    assert dataset.info.mean[0] == pytest.approx(dataset.train.images.mean() / 255, abs=1e-12)
-    assert dataset.info.std[0] == pytest.approx(dataset.train.images.std() / 255, abs=1e-12)
-    assert seen[-1] == (1797, 1797)
+    assert dataset.info.mean[0] == pytest.approx(dataset.train.array.mean() / 255, abs=1e-12)
+    assert dataset.info.std[0] == pytest.approx(dataset.train.array.std() / 255, abs=1e-12)
 
 
 def test_a_jpeg_tree_becomes_the_pixels_that_torchvision_reads(cifar10_folder: Path, tmp_path: Path) -> None:
@@ -67,7 +79,7 @@ def test_a_jpeg_tree_becomes_the_pixels_that_torchvision_reads(cifar10_folder: P
             row = label * 5 + offset
             assert dataset.train.labels[row] == target
             assert np.array_equal(dataset.train.images[row], np.asarray(image))
-    assert seen[-1] == (70, 70)
+    assert seen[-1] == (20, 20) and (50, 50) in seen
     assert sorted(file.name for file in out.iterdir()) == [
         "dataset.json",
         "test-00000-of-00001.arrow",
@@ -75,68 +87,61 @@ def test_a_jpeg_tree_becomes_the_pixels_that_torchvision_reads(cifar10_folder: P
     ]
 
 
-@pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (73, 64), (40, 31), (301, 300)])
-def test_resize_and_crop_are_torchvisions(photo: Image.Image, tmp_path: Path, width: int, height: int) -> None:
-    from torchvision.transforms import v2
-
-    image = photo.resize((width, height), Image.Resampling.BICUBIC)
-    (tmp_path / "image.png").write_bytes(encoded(image, "PNG"))
-    reference = v2.Compose([v2.Resize(73, antialias=True), v2.CenterCrop(64)])(image)
-    assert np.array_equal(decode_one(tmp_path / "image.png", Form((64, 64, 3), 73)), np.asarray(reference))
-
-
-def test_every_kind_of_colour_becomes_rgb(photo: Image.Image, tmp_path: Path) -> None:
-    form = Form((32, 32, 3), None)
-
-    def read(content: bytes) -> np.ndarray:
-        (tmp_path / "image.jpg").write_bytes(content)  # by content, not by extension: ImageNet has a PNG called JPEG
-        return decode_one(tmp_path / "image.jpg", form)
-
-    pixels = np.asarray(photo)
-    assert np.array_equal(read(encoded(photo, "PNG")), pixels)
-    see_through = photo.copy()
-    see_through.putalpha(100)
-    assert np.array_equal(read(encoded(see_through, "PNG")), pixels)
-    grey = np.asarray(photo.convert("L"))
-    assert np.array_equal(read(encoded(photo.convert("L"), "PNG")), np.repeat(grey[..., np.newaxis], 3, axis=2))
-    palette = photo.quantize(256)
-    assert np.array_equal(read(encoded(palette, "PNG", transparency=3)), np.asarray(palette.convert("RGB")))
-    error = np.abs(read(encoded(photo.convert("CMYK"), "JPEG", quality=100)).astype(int) - pixels)
-    assert error.mean() < 5
-
-
-def test_all_bad_files_are_named_in_one_error_and_nothing_is_written(
-    cifar10_folder: Path, photo: Image.Image, tmp_path: Path
+@pytest.mark.parametrize("shards", [ARROW, BETON], ids=lambda shards: shards.format)
+def test_however_it_is_cut_the_dataset_is_the_same(
+    tiny_imagenet: DatasetConfig, tmp_path: Path, shards: Shards
 ) -> None:
+    metrics, whole, _ = prepare(tiny_imagenet, tmp_path / "whole")
+    few = shards.model_copy(update={"images_per_shard": 50})
+    cut_metrics, cut, _ = prepare(tiny_imagenet, tmp_path / "cut", few)
+    assert (metrics["train_images"], metrics["test_images"]) == (120, 40)
+    assert cut_metrics["train_images"] == 120 and len(list(cut.glob("train-*"))) == 3
+    one, other = base_shards.load(whole), base_shards.load(cut)
+    assert one.info == other.info
+    for (images, labels), (same_images, same_labels) in zip(both(one), both(other), strict=True):
+        assert np.array_equal(images, same_images) and np.array_equal(labels, same_labels)
+    mean, std = channel_statistics(one.train.array)
+    assert (one.info.mean, one.info.std) == (mean, std)
+
+
+def test_shards_are_linked_not_copied(tiny_imagenet: DatasetConfig, tmp_path: Path) -> None:
+    _, out, _ = prepare(tiny_imagenet, tmp_path, Shards(images_per_shard=50))
+    shards = sorted(out.glob("*.arrow"))
+    assert len(shards) == 4 and all(file.is_symlink() for file in shards)
+    assert sum(file.lstat().st_size for file in out.iterdir()) < 10_000
+
+
+def test_each_shard_costs_itself(tiny_imagenet: DatasetConfig, tmp_path: Path) -> None:
+    """A shard is a function of its params, whichever others were made before, and whoever makes it."""
+    params = shard.Params(dataset=tiny_imagenet, shards=Shards(images_per_shard=50), split="train", index=2)
+    made = []
+    for cpus in (1, 3):
+        out, seen = tmp_path / str(cpus), []
+        out.mkdir()
+        assert shard.run(params, {}, out, context(tmp_path, cpus, seen))["images"] == 20
+        assert seen[-1] == (20, 20)
+        made.append({file.name: file.read_bytes() for file in out.iterdir()})
+    assert made[0] == made[1]
+    assert set(made[0]) == {"shard.json", "train-00002-of-00003.arrow"}
+
+
+def test_a_bad_file_ends_its_shard_by_name_and_nothing_is_written(cifar10_folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "tree"
     for split in ("train", "test"):
         for name in ("cat", "dog"):
             (root / split / name).mkdir(parents=True)
             for number in range(3):
                 shutil.copy(cifar10_folder / split / name / f"{number:04d}.jpg", root / split / name)
-    jpeg, png = encoded(photo, "JPEG"), encoded(photo, "PNG")
-    middle = len(png) // 2
-    bad = {
-        "train/cat/truncated.jpg": jpeg[: len(jpeg) // 2],
-        "train/cat/headless.jpg": b"\0" * 100 + jpeg[100:],
-        "train/cat/text.jpg": b"this is no image\n" * 50,
-        "train/dog/empty.jpeg": b"",
-        "train/dog/flipped.png": png[:middle] + bytes([png[middle] ^ 1]) + png[middle + 1 :],
-        "train/dog/animated.webp": encoded(photo, "WEBP", save_all=True, append_images=[photo.rotate(90)]),
-        "train/dog/animated.png": encoded(photo, "PNG", save_all=True, append_images=[photo.rotate(90)]),
-        "test/cat/really-a-gif.jpg": encoded(photo, "GIF"),
-        "test/cat/deep.png": encoded(Image.fromarray(np.full((32, 32), 40_000, np.uint16)), "PNG"),
-        "test/dog/thin.png": encoded(photo.resize((40, 1)), "PNG"),
-    }
-    for name, content in bad.items():
-        (root / name).write_bytes(content)
+    whole = (root / "train/dog/0001.jpg").read_bytes()
+    (root / "train/dog/0001.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "train/dog/text.jpg").write_text("this is no image\n" * 50)
+    config = resolve(ImageFolder(name="pets", size=32, root=root))
     with pytest.raises(InputError) as raised:
-        prepare(resolve(ImageFolder(name="pets", size=32, root=root)), tmp_path)
+        prepare(config, tmp_path, Shards(images_per_shard=4))
     message = str(raised.value)
-    assert f"{len(bad)} of {12 + len(bad)} images" in message
-    assert [name for name in bad if str(root / name) not in message] == []
-    assert "0000.jpg" not in message
-    assert list((tmp_path / "out").iterdir()) == []
+    assert "2 of 3 images cannot be used" in message, "the first shard, of four images, is whole"
+    assert "dog/0001.jpg" in message and "dog/text.jpg" in message and "0000.jpg" not in message
+    assert (tmp_path / "train.0/shard.json").exists() and not list((tmp_path / "train.1").iterdir())
 
 
 def test_a_long_list_of_bad_files_is_cut_with_a_count(tmp_path: Path) -> None:
@@ -144,15 +149,25 @@ def test_a_long_list_of_bad_files_is_cut_with_a_count(tmp_path: Path) -> None:
         (tmp_path / "tree" / split / "a").mkdir(parents=True)
         for number in range(count):
             (tmp_path / "tree" / split / "a" / f"{number}.jpg").touch()
-    with pytest.raises(InputError, match="and 5 more"):
+    with pytest.raises(InputError, match="and 4 more"):
         prepare(resolve(ImageFolder(name="a", size=32, root=tmp_path / "tree")), tmp_path)
 
 
-def test_a_published_dataset_of_another_image_size_is_refused(photo: Image.Image, tmp_path: Path) -> None:
+def test_a_tree_that_changed_since_it_was_planned_is_refused(cifar10_folder: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "tree" / split).mkdir(parents=True)
+        shutil.copytree(cifar10_folder / "test/cat", tmp_path / "tree" / split / "cat")
+    config = resolve(ImageFolder(name="a", size=32, root=tmp_path / "tree"))
+    (tmp_path / "tree/train/cat/0000.jpg").unlink()
+    with pytest.raises(InputError, match="expected the image tree with the fingerprint"):
+        prepare(config, tmp_path)
+
+
+def test_a_published_dataset_of_another_image_size_is_refused(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for name in CANONICAL["cifar10"].classes:
             (tmp_path / "tree" / split / name).mkdir(parents=True)
-            photo.resize((40, 32)).save(tmp_path / "tree" / split / name / "0.png")
+            Image.new("RGB", (40, 32)).save(tmp_path / "tree" / split / name / "0.png")
     with pytest.raises(InputError, match=r"is 40×32 pixels; expected 32×32"):
         prepare(resolve(Cifar10(root=tmp_path / "tree")), tmp_path)
 
@@ -163,13 +178,16 @@ def test_a_tree_is_never_stored_as_the_published_dataset(cifar10_folder: Path, t
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_the_result_does_not_depend_on_the_number_of_threads(cifar10_folder: Path, tmp_path: Path) -> None:
-    config = resolve(Cifar10(root=cifar10_folder, per_class=40, test_per_class=1))
-    contents = []
-    for cpus in (1, 4):
-        (tmp_path / str(cpus)).mkdir()
-        prepare(config, tmp_path / str(cpus), cpus)
-    assert contents[0] == contents[1]
+def test_digits_have_no_place_in_beton_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"hold colour images only"):
+        prepare(resolve(Digits()), tmp_path, BETON)
+
+
+def test_a_shards_description_is_what_prepare_joins(tiny_imagenet: DatasetConfig, tmp_path: Path) -> None:
+    _, out, _ = prepare(tiny_imagenet, tmp_path)
+    facts = json.loads((tmp_path / "train.0/shard.json").read_text())
+    assert np.array(facts["levels"]).sum() == 120 * 64 * 64 * 3
+    assert json.loads((out / "dataset.json").read_text())["splits"]["train"]["per_class"] == facts["per_class"]
 
 
 def test_statistics_are_numpys_and_a_constant_channel_gets_one() -> None:
