@@ -46,8 +46,8 @@ class FromFiles(Subset):
     """Of an image tree: sha256 over its sorted relative paths and sizes. `resolve` fills it in or checks it.
     Null for canonical data."""
     images: Annotated[tuple[int, int] | None, NotIdentity()] = None
-    """Of an image tree: train and test images once the subsets are taken. `resolve` fills it in; no part of any key, as
-    it follows from the fingerprint and the subsets. Null for canonical data."""
+    """Of an image tree: train and test images, subsets taken. `resolve` fills it in from what the fingerprint covers,
+    so it is no part of a key. Null for canonical data."""
 
 
 class Downloadable(FromFiles):
@@ -275,11 +275,8 @@ def whole_of(config: DatasetConfig, held: Files | Tree | None) -> Description:
             )
         return counts if limit is None else (limit,) * len(counts)
 
-    return replace(
-        whole,
-        train_counts=taken(whole.train_counts, "per_class"),
-        test_counts=taken(whole.test_counts, "test_per_class"),
-    )
+    train, test = taken(whole.train_counts, "per_class"), taken(whole.test_counts, "test_per_class")
+    return replace(whole, train_counts=train, test_counts=test)
 
 
 def _checked_fingerprint(config: FileConfig, held: Files | Tree | None) -> str | None:

@@ -20,7 +20,9 @@ from stages.data.datasets import (
     Digits,
     FashionMnist,
     ImageFolder,
+    ImageNet,
     Mnist,
+    TinyImageNet,
     describe,
     resolve,
 )
@@ -52,7 +54,13 @@ def test_identity_ignores_where_the_files_are_but_not_what_they_are() -> None:
 def test_the_kind_chooses_the_configuration_and_unknown_fields_are_refused() -> None:
     adapter: TypeAdapter[DatasetConfig] = TypeAdapter(DatasetConfig)
     assert adapter.validate_python({"kind": "mnist", "per_class": 7}) == Mnist(per_class=7)
-    for wrong in ({"kind": "imagenet"}, {"kind": "digits", "root": "/x"}, {"kind": "cifar10", "per_class": 0}):
+    assert adapter.validate_python({"kind": "imagenet"}) == ImageNet(size=224, resize=256)
+    assert adapter.validate_python({"kind": "tiny-imagenet"}) == TinyImageNet(size=64, resize=64)
+    for wrong in (
+        {"kind": "image-folder", "size": 8},
+        {"kind": "digits", "root": "/x"},
+        {"kind": "cifar10", "per_class": 0},
+    ):
         with pytest.raises(ValidationError):
             adapter.validate_python(wrong)
 
@@ -67,7 +75,7 @@ def test_a_resize_that_leaves_too_little_to_crop_is_refused() -> None:
         ImageFolder(name="x", size=64, resize=50)
 
 
-def test_digits_are_a_fixed_stratified_split(tmp_path: Path) -> None:
+def test_digits_are_a_fixed_stratified_split() -> None:
     described = describe(resolve(Digits()))
     assert described.shape == (8, 8, 1)
     assert described.train_labels is not None
@@ -78,7 +86,7 @@ def test_digits_are_a_fixed_stratified_split(tmp_path: Path) -> None:
     shares = np.array(described.test_counts) / (np.array(described.train_counts) + described.test_counts)
     assert np.abs(shares - 450 / 1797).max() < 0.005
     # golden: the split may never change under anyone's results
-    dataset = read(Digits(), 1, tmp_path, lambda done, total: None)
+    dataset = read(Digits())
     assert hashlib.sha256(dataset.test.images.tobytes()).hexdigest() == DIGITS_TEST_SHA256
     assert (dataset.train.images.min(), dataset.train.images.max()) == (0, 255)
 
@@ -92,6 +100,7 @@ def test_a_tree_is_described_without_being_decoded(small_tree: Path) -> None:
     described = describe(config)
     assert isinstance(config, Cifar10)
     assert config.fingerprint is not None
+    assert config.images == (20, 10)
     assert described.classes == CANONICAL["cifar10"].classes
     assert described.shape == (32, 32, 3)
     assert described.train_counts == (2,) * 10
@@ -178,7 +187,7 @@ def test_published_files_are_never_unpickled_when_a_checksum_fails(tmp_path: Pat
     for name in CANONICAL["cifar10"].names:
         (folder / name).write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
     with pytest.raises(InputError, match=f"{folder}: fails torchvision's checksums"):
-        read(Cifar10(root=tmp_path), 1, tmp_path, lambda done, total: None)
+        read(Cifar10(root=tmp_path))
 
 
 def test_counts_are_known_before_the_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,11 +216,11 @@ def debian_fashion_mnist() -> Path:
     return folder
 
 
-def test_debians_flat_fashion_mnist_is_the_published_one(tmp_path: Path) -> None:
+def test_debians_flat_fashion_mnist_is_the_published_one() -> None:
     root = debian_fashion_mnist()
     config = resolve(FashionMnist(root=root, download=False, per_class=7))
     assert identity(config) == identity(FashionMnist(per_class=7))
-    dataset = read(config, 1, tmp_path, lambda done, total: None)
+    dataset = read(config)
     assert dataset.train.images.shape == (70, 28, 28, 1)
     assert dataset.test.images.shape == (10_000, 28, 28, 1)
     assert tuple(np.bincount(dataset.test.labels).tolist()) == CANONICAL["fashion-mnist"].test_counts
