@@ -25,7 +25,7 @@ def read(config: DatasetConfig) -> Dataset:
     whole = whole_of(config, held)
     splits = zip(CANONICAL[config.kind].read(held), (config.per_class, config.test_per_class), strict=True)
     train, test = (_first(images, labels, per_class) for (images, labels), per_class in splits)
-    mean, std = channel_statistics(train.images)
+    mean, std = channel_statistics(train.array)
     return Dataset(DatasetInfo(name_of(config), whole.classes, whole.shape, mean, std), train, test)
 
 
