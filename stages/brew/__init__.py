@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from stages.brew.config import Attack
+from stages.brew.config import GradientMatching
 from stages.config import Config
 from stages.stage import Context, Metrics, derive_seed, numbered
 
@@ -14,7 +14,7 @@ VERSION = 1
 class Params(Config):
     """One restart. Inputs: `dataset`, `case`, and the ensemble `surrogate.0`, `surrogate.1`, …"""
 
-    attack: Attack
+    attack: GradientMatching
     restart: int
 
     @property

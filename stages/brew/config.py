@@ -35,7 +35,7 @@ class BrewAugmentation(Config):
     """The largest shift in pixels, uniform in [-shift, shift] in each direction; fractions are interpolated."""
 
 
-class Attack(Config):
+class GradientMatching(Config):
     """Gradient matching (Algorithm 1)."""
 
     kind: Literal["gradient-matching"] = "gradient-matching"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from stages.brew.augment import Draw, adjoint, augment
-from stages.brew.config import Attack
+from stages.brew.config import GradientMatching
 from stages.brew.derivatives import Matching, mixed_derivative, poison_gradient
 from stages.brew.objectives import ADVERSARIAL_LOSSES, OBJECTIVES, Gradient
 from stages.brew.perturbation import Perturbation
@@ -44,7 +44,7 @@ def craft(
     targets: ImageSet,
     intended: int,
     scale: Sequence[float],
-    attack: Attack,
+    attack: GradientMatching,
     ctx: Context,
     evaluation_seed: int | None = None,
 ) -> Brew:
@@ -107,7 +107,12 @@ def _check_finite(value: float, step: int) -> None:
 
 
 def _matching(
-    model: torch.nn.Module, targets: ImageSet, intended: int, attack: Attack, micro_batch: int, device: torch.device
+    model: torch.nn.Module,
+    targets: ImageSet,
+    intended: int,
+    attack: GradientMatching,
+    micro_batch: int,
+    device: torch.device,
 ) -> Matching:
     """B as a function of the poison gradient, with the adversarial gradient t of the targets worked out once."""
     adversarial = ADVERSARIAL_LOSSES[attack.adversarial_loss]
@@ -131,7 +136,7 @@ def _matching(
     return matching
 
 
-def _draw(attack: Attack, count: int, generator: torch.Generator) -> Draw | None:
+def _draw(attack: GradientMatching, count: int, generator: torch.Generator) -> Draw | None:
     return None if attack.augmentation is None else Draw.random(attack.augmentation, count, generator)
 
 
@@ -140,7 +145,7 @@ def _mean_loss(
     matchings: Sequence[Matching],
     poisons: torch.Tensor,
     labels: torch.Tensor,
-    attack: Attack,
+    attack: GradientMatching,
     ctx: Context,
 ) -> float:
     """B averaged over the surrogates and over fixed draws of the augmentation."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from stages.brew.config import Attack
+from stages.brew.config import GradientMatching
 
 
 class Perturbation:
@@ -13,7 +13,7 @@ class Perturbation:
     """
 
     def __init__(
-        self, base: torch.Tensor, scale: torch.Tensor, attack: Attack, generator: torch.Generator | None
+        self, base: torch.Tensor, scale: torch.Tensor, attack: GradientMatching, generator: torch.Generator | None
     ) -> None:
         self._base = base
         self._scale = scale.view(1, -1, 1, 1)

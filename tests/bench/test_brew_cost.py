@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from stages import models
 from stages.brew.augment import Draw, augment
-from stages.brew.config import Attack, BrewAugmentation, Derivative, DoubleBackward, FiniteDifference
+from stages.brew.config import BrewAugmentation, Derivative, DoubleBackward, FiniteDifference, GradientMatching
 from stages.brew.craft import craft
 from stages.data.images import DatasetInfo, ImageSet
 from stages.models.config import Network
@@ -99,7 +99,15 @@ class Setting:
         """Seconds of a step with the poisons in so many micro-batches."""
         watch = Stopwatch(self.folder, len(self.base) // parts)
         with contextlib.suppress(StepTaken):
-            craft([self.model], self.base, self.target, INTENDED, CIFAR.std, Attack(derivative=derivative), watch)
+            craft(
+                [self.model],
+                self.base,
+                self.target,
+                INTENDED,
+                CIFAR.std,
+                GradientMatching(derivative=derivative),
+                watch,
+            )
         return watch.seconds
 
     def toolbox_step(self) -> float:

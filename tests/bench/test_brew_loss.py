@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stages import models
-from stages.brew.config import Attack, BrewAugmentation, DoubleBackward, FiniteDifference
+from stages.brew.config import BrewAugmentation, DoubleBackward, FiniteDifference, GradientMatching
 from stages.brew.craft import craft
 from stages.data.datasets import Cifar10, Digits, resolve
 from stages.data.images import Dataset
@@ -32,7 +32,9 @@ def context(folder: Path, name: str, seed: int = 0) -> Context:
     return Context(seed, Runtime(device="cpu", micro_batch=64), Checkpoint(folder / name))
 
 
-def losses(model: "Classifier", dataset: Dataset, poisons: int, attack: Attack, folder: Path) -> dict[str, np.ndarray]:
+def losses(
+    model: "Classifier", dataset: Dataset, poisons: int, attack: GradientMatching, folder: Path
+) -> dict[str, np.ndarray]:
     """B of the quantised poisons for each derivative, one a case; the pairs share target, start and augmentation.
 
     Case i: the first test image of class i, to be called class i + 1, by that class's first train images.
@@ -72,7 +74,7 @@ def test_two_sided_brews_as_well_on_digits(figures: "Figures", tmp_path: Path) -
         epochs=8, batch_size=64, schedule=Cosine(warmup=0.2), augmentation=Augmentation(flip=False, pad=1)
     )
     train(model, dataset.train, training, 0.05, context(tmp_path, "training"))
-    attack = Attack(eps=64, steps=100, augmentation=BrewAugmentation(flip=False, shift=1))
+    attack = GradientMatching(eps=64, steps=100, augmentation=BrewAugmentation(flip=False, shift=1))
     compare("convnet", 64, losses(model, dataset, 64, attack, tmp_path), figures)
 
 
@@ -82,4 +84,4 @@ def test_two_sided_brews_as_well_on_cifar10(figures: "Figures", tmp_path: Path, 
     model = models.build(Network(name="resnet18", width=16), dataset.info, 0)
     training = Training(epochs=4, batch_size=64, schedule=Cosine(warmup=0.3), precision="bf16")
     train(model, dataset.train, training, 0.1, context(tmp_path, "training"))
-    compare("resnet18/16", 64, losses(model, dataset, 64, Attack(steps=20), tmp_path), figures)
+    compare("resnet18/16", 64, losses(model, dataset, 64, GradientMatching(steps=20), tmp_path), figures)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from stages import models
-from stages.brew.config import Attack, DoubleBackward, FiniteDifference
+from stages.brew.config import DoubleBackward, FiniteDifference, GradientMatching
 from stages.data.images import DatasetInfo, ImageSet
 from stages.models.config import Network
 from stages.stage import Checkpoint, Context, Runtime
@@ -56,7 +56,9 @@ def peak_of_one_step(derivative: str, poisons: int) -> int:
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(StepTaken):
         ctx = OneStep(0, Runtime(device="cpu", micro_batch=MICRO_BATCH), Checkpoint(Path(folder)))
         model = models.build(Network(name="resnet18"), info, 0)
-        craft([model], images(poisons), images(1), 3, info.std, Attack(derivative=DERIVATIVES[derivative]), ctx)
+        craft(
+            [model], images(poisons), images(1), 3, info.std, GradientMatching(derivative=DERIVATIVES[derivative]), ctx
+        )
     return _peak()
 
 

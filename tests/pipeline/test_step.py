@@ -10,7 +10,7 @@ from pipeline.experiment import load_experiments
 from pipeline.plan import plan
 from pipeline.step import ABSENT, Ref, Step, canonical, difference
 from stages import brew, evaluate, export, prepare
-from stages.brew.config import Attack
+from stages.brew.config import GradientMatching
 from stages.data.datasets import Cifar10, Digits
 
 GOLDEN = Path(__file__).parent / "golden_keys.json"
@@ -56,11 +56,11 @@ def test_the_keys_of_the_named_experiments_have_not_moved() -> None:
 
 
 def test_what_is_no_identity_does_not_move_a_key(tmp_path: Path) -> None:
-    def key(attack: Attack, label: str = "") -> str:
+    def key(attack: GradientMatching, label: str = "") -> str:
         return Step("brew", brew.Params(attack=attack, restart=0), {}, label).key
 
-    assert key(Attack()) == key(Attack(restarts=3, budget=0.2), "another label")
-    assert key(Attack()) != key(Attack(eps=15))
+    assert key(GradientMatching()) == key(GradientMatching(restarts=3, budget=0.2), "another label")
+    assert key(GradientMatching()) != key(GradientMatching(eps=15))
     here, there = Cifar10(root=tmp_path), Cifar10(download=False)
     assert Step("prepare", prepare.Params(dataset=here)).key == Step("prepare", prepare.Params(dataset=there)).key
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import pytest
 from pydantic import ValidationError
 
-from stages.brew.config import Attack
+from stages.brew.config import GradientMatching
 from stages.config import Config, Location, NotIdentity, identity, nearest
 from stages.data.datasets import Cifar10, Digits
 from stages.training.config import Training
@@ -60,10 +60,10 @@ def test_a_configuration_cannot_be_changed():
         (Training, {"nesterov": True, "momentum": 0}),
         (Training, {"precision": "float16"}),
         (Training, {"schedule": {"kind": "step"}}),
-        (Attack, {"eps": 0}),
-        (Attack, {"eps": 0.5}),
-        (Attack, {"derivative": {"kind": "double-backward", "h_rel": 0.1}}),
-        (Attack, {"steps": 0}),
+        (GradientMatching, {"eps": 0}),
+        (GradientMatching, {"eps": 0.5}),
+        (GradientMatching, {"derivative": {"kind": "double-backward", "h_rel": 0.1}}),
+        (GradientMatching, {"steps": 0}),
     ],
 )
 def test_what_makes_no_sense_is_refused(config, fields):
@@ -81,10 +81,10 @@ def test_an_identity_has_every_default_and_no_location():
 
 def test_a_stated_default_is_the_same_identity():
     assert identity(Training(epochs=40, momentum=0.9)) == identity(Training())
-    assert identity(Attack(budget=0.5, restarts=1)) == identity(Attack())
+    assert identity(GradientMatching(budget=0.5, restarts=1)) == identity(GradientMatching())
     assert identity(Cifar10(root=Path("/data"), download=False)) == identity(Cifar10())
     assert identity(Digits(per_class=5)) != identity(Digits())
-    assert identity(Attack(seed=1)) != identity(Attack())
+    assert identity(GradientMatching(seed=1)) != identity(GradientMatching())
 
 
 def test_the_papers_values_are_the_defaults():
@@ -102,7 +102,7 @@ def test_the_papers_values_are_the_defaults():
         "augmentation": {"flip": True, "pad": 4},
         "precision": "float32",
     }
-    assert identity(Attack()) == {
+    assert identity(GradientMatching()) == {
         "kind": "gradient-matching",
         "objective": "cosine",
         "adversarial_loss": "cross-entropy",

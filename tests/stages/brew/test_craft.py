@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from stages import brew, models
 from stages.brew import craft as module
-from stages.brew.config import Attack, BrewAugmentation, DoubleBackward, FiniteDifference
+from stages.brew.config import BrewAugmentation, DoubleBackward, FiniteDifference, GradientMatching
 from stages.brew.craft import craft
 from stages.data.cases import Case, save_case
 from stages.models import Network
@@ -21,7 +21,7 @@ from stages.training import loop
 from stages.training.config import Augmentation, Training
 
 NETWORK = Network(name="convnet", width=8, depth=3)
-ATTACK = Attack(eps=32, steps=12, augmentation=BrewAugmentation(shift=1, flip=False))
+ATTACK = GradientMatching(eps=32, steps=12, augmentation=BrewAugmentation(shift=1, flip=False))
 INTENDED = 3
 TARGETS = (0, 1)
 

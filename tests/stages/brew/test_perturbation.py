@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.brew.config import Attack
+from stages.brew.config import GradientMatching
 from stages.brew.perturbation import Perturbation
 from stages.stage import Checkpoint
 from stages.training.config import MultiStep
@@ -36,7 +36,7 @@ def gradients(base, count, seed=0):
 
 def test_it_is_torchs_adam_on_the_sign_with_the_papers_decays():
     steps = 40
-    attack = Attack(steps=steps, eps=255, step_size=0.001)
+    attack = GradientMatching(steps=steps, eps=255, step_size=0.001)
     base = torch.full((2, 3, 5, 5), 0.5)  # far from every bound: no projection
     perturbation = Perturbation(base, SCALE, attack, None)
     # One parameter a channel, because the step is in units of the channel's deviation.
@@ -54,7 +54,7 @@ def test_it_is_torchs_adam_on_the_sign_with_the_papers_decays():
 
 
 def test_the_step_falls_after_14_24_and_35_of_40():
-    attack = Attack(steps=40, eps=255, step_size=0.001)
+    attack = GradientMatching(steps=40, eps=255, step_size=0.001)
     base = torch.full((1, 3, 2, 2), 0.5)
     perturbation = Perturbation(base, torch.ones(3), attack, None)
     moves = []
@@ -67,7 +67,7 @@ def test_the_step_falls_after_14_24_and_35_of_40():
 
 
 def test_a_stated_schedule_is_followed():
-    attack = Attack(steps=4, eps=255, step_size=0.01, schedule=MultiStep(after=(3,), factor=0.5))
+    attack = GradientMatching(steps=4, eps=255, step_size=0.01, schedule=MultiStep(after=(3,), factor=0.5))
     base = torch.full((1, 3, 2, 2), 0.5)
     perturbation = Perturbation(base, torch.ones(3), attack, None)
     for _ in range(4):
@@ -79,7 +79,7 @@ def test_a_stated_schedule_is_followed():
 @given(st.integers(1, 255), st.integers(0, 1000), st.floats(0.001, 30), st.booleans())
 def test_delta_stays_in_the_ball_and_pixels_in_their_range(eps, seed, step_size, random_start):
     base = base_images(seed=seed)
-    attack = Attack(steps=5, eps=eps, step_size=step_size)
+    attack = GradientMatching(steps=5, eps=eps, step_size=step_size)
     perturbation = Perturbation(base, SCALE, attack, generator(seed) if random_start else None)
     for gradient in [None, *gradients(base, 5, seed)]:
         if gradient is not None:
@@ -98,14 +98,14 @@ def test_delta_stays_in_the_ball_and_pixels_in_their_range(eps, seed, step_size,
 def test_the_full_ball_is_quantised_to_exactly_eps(eps):
     base = torch.arange(256).div(255).view(1, 1, 16, 16)
     for sign in (1.0, -1.0):
-        perturbation = Perturbation(base, torch.ones(1), Attack(eps=eps, step_size=10.0), None)
+        perturbation = Perturbation(base, torch.ones(1), GradientMatching(eps=eps, step_size=10.0), None)
         perturbation.step(torch.full_like(base, -sign))
         expected = (torch.arange(256) + int(sign) * eps).clamp(0, 255)
         assert torch.equal(perturbation.quantised().flatten().int(), expected.int())
 
 
 def test_the_start_is_random_within_the_ball_or_zero():
-    base, attack = torch.full((50, 3, 8, 8), 0.5), Attack(eps=16)
+    base, attack = torch.full((50, 3, 8, 8), 0.5), GradientMatching(eps=16)
     start = Perturbation(base, SCALE, attack, generator(1)).delta * 255 / 16
     assert start.abs().max() <= 1 + 1e-6
     histogram = torch.histc(start, 10, -1, 1)
@@ -117,7 +117,7 @@ def test_the_start_is_random_within_the_ball_or_zero():
 
 @pytest.mark.parametrize("stop", [0, 1, 13, 29])
 def test_going_on_from_a_checkpoint_equals_not_having_stopped(stop, tmp_path):
-    base, attack = base_images(), Attack(steps=30, eps=16)
+    base, attack = base_images(), GradientMatching(steps=30, eps=16)
     whole = Perturbation(base, SCALE, attack, generator())
     for number, gradient in enumerate(gradients(base, 30)):
         if number == stop:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stages.brew.config import Attack
+from stages.brew.config import GradientMatching
 from stages.training.config import Constant, Cosine, MultiStep, Training
 from stages.training.schedule import rate_factor
 
@@ -61,5 +61,5 @@ def test_a_milestone_that_is_never_reached_is_refused(after):
     with pytest.raises(ValidationError, match=rf"schedule.after names epoch {after[-1]}, but there are 10 epochs"):
         Training(epochs=10, schedule=MultiStep(after=after))
     with pytest.raises(ValidationError, match=rf"schedule.after names step {after[-1]}, but there are 10 steps"):
-        Attack(steps=10, schedule=MultiStep(after=after))
+        GradientMatching(steps=10, schedule=MultiStep(after=after))
     assert Training(epochs=10, schedule=MultiStep(after=(1, 9))).schedule.milestones(10) == (1, 9)
