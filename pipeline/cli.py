@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import cli_store, report, runs
+from pipeline import cli_export, cli_store, report, runs
 from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption
 from pipeline.execute import run_stage
 from pipeline.experiment import Experiment, load_experiments, named_experiments, prepare_experiment, read_yaml
@@ -42,6 +42,7 @@ Connect = Callable[[str | None], AbstractContextManager[Mapping[str, float]]]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(cli_store.cache, name="cache")
 app.add_typer(cli_store.results, name="results")
+app.command()(cli_export.export)
 
 ExperimentArgument = Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="An experiment file, or a named one.")]
 Settings = Annotated[list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Set a field: attack.eps=8.")]

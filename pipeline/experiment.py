@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from stages.brew.config import Attack
+from stages.brew.config import Attack, External, GradientMatching
 from stages.config import Config, InputError, nearest
 from stages.data.cases import CasesConfig, resolve_cases
 from stages.data.datasets import DatasetConfig, describe, resolve
 from stages.data.draw import precheck
+from stages.interchange import external
 from stages.models.config import Network
 from stages.shards.config import Shards
 from stages.stage import STAGES, Runtime
@@ -82,7 +83,7 @@ class Experiment(Config):
     network: Network
     training: Training = Training()
     surrogates: Surrogates = Surrogates()
-    attack: Attack = Attack()
+    attack: Attack = GradientMatching()
     victims: Victims = Victims()
     runtime: Runtimes = Runtimes()
 
@@ -103,6 +104,11 @@ class Experiment(Config):
             raise ValueError(
                 f"surrogates: {self.surrogates.size} of them, but pretrained weights are not trained further, so some "
                 "would be the same network; name as many in surrogates.networks, each once, or leave weights out"
+            )
+        if isinstance(self.attack, External) and len(self.attack.folders) != self.cases.count:
+            raise ValueError(
+                f"attack.folders names {len(self.attack.folders)}, but there are {self.cases.count} cases; "
+                "name one folder a case"
             )
         return self
 
@@ -186,7 +192,8 @@ def prepare_experiment(experiment: Experiment, absent_ok: bool = False) -> Exper
     dataset = resolve(experiment.dataset, absent_ok)
     cases = resolve_cases(experiment.cases)
     precheck(cases, describe(dataset, absent_ok), experiment.attack.budget)
-    return experiment.model_copy(update={"dataset": dataset, "cases": cases})
+    attack = external.resolve(experiment.attack) if isinstance(experiment.attack, External) else experiment.attack
+    return experiment.model_copy(update={"dataset": dataset, "cases": cases, "attack": attack})
 
 
 def _with_own_trainings(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pipeline.experiment import Experiment
 from pipeline.step import Ref, Step, canonical
 from stages import brew, case, evaluate, export, prepare, pretrain, retrain, select, shard, summarize
+from stages.brew.config import External
 from stages.config import Config
 from stages.data.cases import BenchmarkCases, OutlierCases, only
 from stages.data.datasets import Digits
@@ -65,9 +66,7 @@ def _plan(experiment: Experiment, made: Plan) -> Ref:
         brews = {
             f"brew.{r}": _brew(experiment, made, c, r, dataset | drawn | surrogates) for r in _restarts(experiment)
         }
-        chosen = made.add("select", select.Params(), f"select case {c}", brews)
-        checked = export.Params(eps=experiment.attack.eps)
-        overlay = {"overlay": made.add("export", checked, f"export case {c}", {**dataset, "poisons": chosen})}
+        overlay = {"overlay": _overlay(experiment, made, c, dataset, drawn, brews)}
         summary |= {f"case.{c}": drawn["case"], f"overlay.{c}": overlay["overlay"]}
         summary |= {role.replace("brew", f"brew.{c}"): ref for role, ref in brews.items()}
         poisoned = [_victim(experiment, made, v, f"case {c}", dataset | overlay) for v in victims]
@@ -77,7 +76,7 @@ def _plan(experiment: Experiment, made: Plan) -> Ref:
                 inputs = dataset | drawn | {"victim": victim}
                 summary[f"{kind}.{c}.{v}"] = made.add("evaluate", evaluate.Params(), label, inputs)
     counts = summarize.Params(
-        cases=experiment.cases.count, victims=experiment.victims.count, restarts=experiment.attack.restarts
+        cases=experiment.cases.count, victims=experiment.victims.count, restarts=len(_restarts(experiment))
     )
     return made.add("summarize", counts, "summarize", summary)
 
@@ -95,10 +94,12 @@ def _dataset(experiment: Experiment, made: Plan) -> Ref:
 
 
 def _restarts(experiment: Experiment) -> range:
-    return range(experiment.attack.restarts)
+    return range(0 if isinstance(experiment.attack, External) else experiment.attack.restarts)
 
 
 def _surrogates(experiment: Experiment, made: Plan, dataset: Mapping[str, Ref]) -> dict[str, Ref]:
+    if isinstance(experiment.attack, External) and not isinstance(experiment.cases, OutlierCases):
+        return {}  # nobody looks at them
     own = experiment.surrogates
     networks = own.networks or (experiment.network,)
     ensemble = {}
@@ -122,6 +123,26 @@ def _case(
     params = case.Params(cases=cases, index=index, budget=experiment.attack.budget)
     inputs = {**dataset, **surrogates} if isinstance(cases, OutlierCases) else dataset
     return {"case": made.add("case", params, f"case {c}", inputs)}
+
+
+def _overlay(
+    experiment: Experiment,
+    made: Plan,
+    c: int,
+    dataset: Mapping[str, Ref],
+    drawn: Mapping[str, Ref],
+    brews: Mapping[str, Ref],
+) -> Ref:
+    attack = experiment.attack
+    if isinstance(attack, External):
+        folder = attack.folders[c]
+        if folder.sha256 is None:
+            raise TypeError("the folders of poisons are not read yet: plan what prepare_experiment returns")
+        source = export.FromFolder(format=attack.format, folder=folder.path, sha256=folder.sha256)
+        params = export.Params(eps=attack.eps, made_elsewhere=source)
+        return made.add("export", params, f"export case {c}", {**dataset, **drawn})
+    chosen = made.add("select", select.Params(), f"select case {c}", brews)
+    return made.add("export", export.Params(eps=attack.eps), f"export case {c}", {**dataset, "poisons": chosen})
 
 
 def _brew(experiment: Experiment, made: Plan, c: int, r: int, inputs: Mapping[str, Ref]) -> Ref:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stages.summarize import RATES, aligned, mean_and_error, rate
+from stages.summarize import RATES, aligned, mean_and_error, mean_loss, rate
 
 
 def comparison(variants: Mapping[str, Mapping[str, Any]]) -> str:
@@ -16,7 +16,7 @@ def comparison(variants: Mapping[str, Mapping[str, Any]]) -> str:
     paired = bool(others) and all(_cases(figures) == _cases(first) for figures in others)
     rows = []
     for variant, figures in variants.items():
-        losses = mean_and_error([case["brew_loss"] for case in figures["cases"]])
+        losses = mean_loss(figures["cases"])
         rates = [rate(figures["summary"][name]) for name in RATES]
         rows.append((variant, _spread(losses, 4), *rates, *(_less(figures, first) if paired else ())))
     less = ("B less the first's", "success less the first's")
@@ -33,12 +33,16 @@ def _less(figures: Mapping[str, Any], first: Mapping[str, Any]) -> tuple[str, st
         return "", ""
 
     def differences(field: str, scale: float) -> dict[str, float | None]:
-        pairs = zip(figures["cases"], first["cases"], strict=True)
-        return mean_and_error([scale * (case[field] - other[field]) for case, other in pairs])
+        pairs = [(case[field], other[field]) for case, other in zip(figures["cases"], first["cases"], strict=True)]
+        if any(None in pair for pair in pairs):  # B of poisons that were made elsewhere
+            return {"mean": None, "se": None}
+        return mean_and_error([scale * (value - other) for value, other in pairs])
 
     return _spread(differences("brew_loss", 1), 4, "+"), _spread(differences("success", 100), 1, "+")
 
 
 def _spread(figure: Mapping[str, float | None], digits: int, sign: str = "") -> str:
+    if figure["mean"] is None:
+        return "-"
     spread = "" if figure["se"] is None else f" ± {figure['se']:.{digits}f}"
     return f"{figure['mean']:{sign}.{digits}f}{spread}"

@@ -50,6 +50,8 @@ def _without_places(experiment: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in experiment.items() if name != "runtime"}
     for section, place in (("dataset", "root"), ("cases", "file")):
         kept[section] = {name: value for name, value in kept[section].items() if name != place}
+    if folders := kept["attack"].get("folders"):
+        kept["attack"] = kept["attack"] | {"folders": [{"sha256": folder["sha256"]} for folder in folders]}
     return kept
 
 

@@ -37,7 +37,7 @@ class CasePicture:
 
     base, poisons: uint8 [P, H, W, C], the same images without and with the perturbation.  ids: [P] train ids.
     target: uint8 [H, W, C], of `targets` targets the first.  poisoned, clean: one call a victim, of the same seeds.
-    eps: the allowed change in 1/255, or None where it is not bounded.
+    eps: the allowed change in 1/255, or None where it is not bounded.  brew_loss: B, or None where none is known.
     """
 
     title: str
@@ -51,7 +51,7 @@ class CasePicture:
     true_class: str
     intended_class: str
     poison_class: str
-    brew_loss: float
+    brew_loss: float | None
     poisoned: Sequence[Call]
     clean: Sequence[Call]
 
@@ -112,7 +112,9 @@ def _poisons(page: _Page, case: CasePicture, shown: int) -> None:
     changes, factor, largest = amplified(case.base, case.poisons)
     page.text(EDGE, 0.3, case.title, fontsize=12, fontweight="bold")
     bound = "" if case.eps is None else f", allowed {case.eps:g}/255"
-    parts = [f"{len(case.ids)} poisons of class {shorten(case.poison_class, 24)}", f"B = {case.brew_loss:.3f}"]
+    parts = [f"{len(case.ids)} poisons of class {shorten(case.poison_class, 24)}"]
+    if case.brew_loss is not None:
+        parts.append(f"B = {case.brew_loss:.3f}")
     if shown < len(case.ids):
         parts.insert(1, f"{shown} shown")
     page.text(EDGE, 0.55, " · ".join(parts), color=MUTED)

@@ -1,28 +1,72 @@
-"""Stage `export`: the chosen poisons, checked once more and laid over the base shards."""
+"""Stage `export`: the poisons, brewed here or made elsewhere, checked once more and laid over the base shards."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from stages.config import Config
+from stages.config import Config, InputError, Location
 from stages.stage import Context, Metrics
+
+if TYPE_CHECKING:
+    from stages.data.images import Dataset
+    from stages.shards.poisons import PoisonSet
 
 VERSION = 1
 
+SAMPLED = 64
+"""Clean images that are read back."""
+
+
+class FromFolder(Config):
+    """Where poisons lie that somebody else made."""
+
+    format: str
+    """One of `stages.interchange.FORMATS` that can be read."""
+    folder: Location = None
+    sha256: str
+    """Of the folder's poisons, as `stages.interchange.external.fingerprint` gives it."""
+
 
 class Params(Config):
-    """Inputs: `dataset` and `poisons` (what `select` left)."""
+    """Inputs: `dataset`, and `poisons` (what `select` left) or `case`."""
 
     eps: Annotated[float, Field(ge=0)] | None
     """The largest change of a pixel allowed, in 1/255; null for an attack without a bound."""
+    made_elsewhere: FromFolder | None = None
+    """Null takes the poisons that were brewed; else they are read, and must fit the case."""
 
 
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
-    """Writes the overlay. Raises InputError where the poisons do not fit the dataset or break eps."""
+    """Writes the overlay. Raises InputError where the poisons do not fit the dataset (or, of a folder, the case) or
+    break eps."""
     from stages.shards import base_shards, overlay, poisons
 
-    poison_set = poisons.load(inputs["poisons"])
-    facts = overlay.write(poison_set, base_shards.load(inputs["dataset"]).train, params.eps, out)
+    dataset = base_shards.load(inputs["dataset"])
+    if (source := params.made_elsewhere) is not None:
+        from stages.data.cases import load_case
+        from stages.interchange import external
+
+        if source.folder is None:
+            raise InputError("made_elsewhere.folder is missing: it names the folder with the poisons")
+        case = load_case(inputs["case"])
+        poison_set = external.read(source.format, source.folder, source.sha256, dataset, case)
+    else:
+        poison_set = poisons.load(inputs["poisons"])
+    facts = overlay.write(poison_set, dataset.train, params.eps, out)
+    _verify(dataset, poison_set, out)
     return {"poisons": len(poison_set), "sha256": poison_set.sha256(), **facts}
+
+
+def _verify(dataset: "Dataset", poison_set: "PoisonSet", out: Path) -> None:
+    """Read the poisoned dataset as a victim will: every poison and some clean images, byte for byte."""
+    import numpy as np
+
+    from stages.shards import overlay
+
+    poisoned = overlay.apply(dataset, out).train
+    clean = np.setdiff1d(np.linspace(0, len(poisoned) - 1, SAMPLED, dtype=np.int64), poison_set.ids)
+    for ids, expected in ((poison_set.ids, poison_set.images), (clean, dataset.train.of(clean).images)):
+        if not np.array_equal(poisoned.of(ids).images, expected):
+            raise RuntimeError(f"{out}: the overlay does not read back as it was written; the disk may be damaged")

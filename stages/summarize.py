@@ -32,12 +32,13 @@ RATES = {
 
 class Params(Config):
     """What there is to sum up. Inputs: `dataset`; of each case c `case.c`, `overlay.c` (the poisons that were trained
-    on), and `brew.c.r` of each restart r; of each victim v of it the evaluations `poisoned.c.v` and `clean.c.v`."""
+    on), and `brew.c.r` of each restart r; of each victim v of it the evaluations `poisoned.c.v` and `clean.c.v`.
+    Poisons that were made elsewhere have no restarts, and no B."""
 
     cases: Annotated[int, Field(ge=1)]
     victims: Annotated[int, Field(ge=1)]
     """Victims a case: so many poisoned, and so many clean with the same seeds."""
-    restarts: Annotated[int, Field(ge=1)]
+    restarts: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class CaseResult:
 
 
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
-    """Writes `summary.json`, `table.txt`, `case-NN.png` of each case, and `adversarial-loss.png`, `brew-loss.png` and
-    `success.png`; returns the summary."""
+    """Writes `summary.json`, `table.txt`, `case-NN.png` of each case, and `adversarial-loss.png`, `success.png` and,
+    where poisons were brewed, `brew-loss.png`; returns the summary."""
     from stages import figures
     from stages.case_figure import case_picture
     from stages.shards import base_shards, poisons
@@ -89,10 +90,9 @@ def table(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Mapping[str, 
     for row in rows:
         rates = (f"{100 * row[field]:.1f} %" for field in RATES.values())
         title = f"{row['target_class']} → {row['intended_class']}"
-        lines.append((str(row["case"]), title, str(row["poisons"]), f"{row['brew_loss']:.4f}", *rates))
-    losses = statistics.fmean(row["brew_loss"] for row in rows)
+        lines.append((str(row["case"]), title, str(row["poisons"]), loss(row["brew_loss"]), *rates))
     means = (rate(summary[name]) for name in RATES)
-    mean = ("", "mean ± standard error" if len(rows) > 1 else "mean", "", f"{losses:.4f}", *means)
+    mean = ("", "mean ± standard error" if len(rows) > 1 else "mean", "", loss(mean_loss(rows)["mean"]), *means)
     return aligned(head, lines, mean, left=1)
 
 
@@ -113,6 +113,17 @@ def rate(figure: Mapping[str, Any]) -> str:
     """A mean in percent, with its standard error where it has one."""
     spread = "" if figure["se"] is None else f" ± {100 * figure['se']:.1f}"
     return f"{100 * figure['mean']:.1f}{spread} %"
+
+
+def mean_loss(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Mean B over the cases and its standard error; null where poisons were made elsewhere."""
+    losses = [row["brew_loss"] for row in rows]
+    return {"mean": None, "se": None} if None in losses else mean_and_error(losses)
+
+
+def loss(B: float | None) -> str:
+    """B as tables show it."""
+    return "-" if B is None else f"{B:.4f}"
 
 
 def _read(params: Params, inputs: Mapping[str, Path], c: int) -> CaseResult:
@@ -150,7 +161,7 @@ def _row(result: CaseResult, classes: tuple[str, ...]) -> dict[str, Any]:
         "poisons": len(result.poisons.ids),
         "success": over_victims(result.poisoned, "success"),
         "clean_success": over_victims(result.clean, "success"),
-        "brew_loss": result.poisons.info["brew_loss"],
+        "brew_loss": result.poisons.info.get("brew_loss"),
         "poisoned_accuracy": over_victims(result.poisoned, "accuracy"),
         "clean_accuracy": over_victims(result.clean, "accuracy"),
         "p_intended": p_intended(result.poisoned),
@@ -211,8 +222,10 @@ def _charts(results: list[CaseResult], rows: list[dict[str, Any]], summary: Mapp
     brews = [
         figures.BrewLoss(_title(row, 12), result.losses, result.poisons.info["restart"], row["brew_loss"])
         for result, row in both
+        if result.losses
     ]
-    figures.save(figures.brew_loss(brews), out / "brew-loss.png")
+    if brews:
+        figures.save(figures.brew_loss(brews), out / "brew-loss.png")
     chart = figures.success(
         [_title(row, 16) for row in rows],
         [row["success"] for row in rows],

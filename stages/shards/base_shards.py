@@ -94,6 +94,12 @@ def load(folder: Path) -> Dataset:
     return Dataset(info, train, test)
 
 
+def files(folder: Path) -> dict[Split, tuple[Path, ...]]:
+    """The shards of a dataset that `load` reads, in order."""
+    splits = json.loads((folder / "dataset.json").read_text())["splits"]
+    return {split: tuple(folder / name for name in splits[split]["files"]) for split in SPLITS}
+
+
 def _load_split(folder: Path, split: Split, facts: dict[str, Any], info: DatasetInfo) -> ImageSet:
     pixels: list[Pixels] = []
     labels: list[np.ndarray] = []

@@ -130,6 +130,34 @@ def test_victims_start_from_nothing_and_surrogates_differ(file: Path) -> None:
         load(file, pretrained, "surrogates.count=2")
 
 
+EXTERNAL = "attack={kind: external, format: arrow, folders: [/a], eps: 8}"
+WRONG_EXTERNAL = {
+    ("attack.kind=externel",): "attack: unknown kind 'externel', did you mean 'external'?",
+    (EXTERNAL, "attack.format=parquet"): "attack.external.format: found 'parquet', ",
+    (EXTERNAL, "attack.restarts=2"): "attack.external: unknown field 'restarts'",
+    (EXTERNAL, "attack.folders=[]"): "attack.external.folders: ",
+    (EXTERNAL, "attack.folders=[{path: /a, sha: 1}]"): "folders.0: unknown field 'sha', did you mean 'sha256'?",
+    (EXTERNAL, "cases.count=2"): "attack.folders names 1, but there are 2 cases",
+    ("attack={kind: external, format: arrow, folders: [/a]}",): "attack.external.eps: Field required",
+}
+
+
+@pytest.mark.parametrize("settings", WRONG_EXTERNAL)
+def test_a_wrong_external_attack_is_told(file: Path, settings: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match=WRONG_EXTERNAL[settings].replace("?", r"\?")):
+        load(file, *settings)
+
+
+def test_an_attack_of_no_kind_is_gradient_matching(file: Path) -> None:
+    assert load(file).attack == load(file, "attack.kind=gradient-matching").attack
+    assert load(file).attack.kind == "gradient-matching"
+    found = load(file, EXTERNAL, "attack.eps=null")
+    again = parse(found.model_dump(mode="json"), "again")
+    assert again == found and again.attack.kind == "external"
+    with pytest.raises(InputError, match="/a: there is no such folder"):
+        prepare_experiment(found)
+
+
 BAD_SETTINGS = {
     "attack.eps": "--set attack.eps: expected field.path=value",
     "=3": "--set =3: expected field.path=value",

@@ -134,6 +134,42 @@ def test_the_same_experiment_is_the_same_run(tiny: dict[str, Any], plan_tiny: Pl
     assert plan_tiny({"attack.eps": 8}).run != plan_tiny({}).run
 
 
+EXTERNAL = {
+    "kind": "external",
+    "format": "arrow",
+    "folders": [{"path": "/one", "sha256": "1" * 64}, {"path": "/two", "sha256": "2" * 64}],
+    "eps": 8,
+}
+
+
+def test_poisons_of_others_need_no_attack(plan_tiny: Planner) -> None:
+    """Surrogates only where they choose the cases; victims, clean ones above all, as for our own poisons."""
+    made = plan_tiny({"attack": EXTERNAL, "cases.count": 2, "surrogates.count": 3})
+    own = plan_tiny({"cases.count": 2})
+    after = {"export": 2, "retrain": 3, "evaluate": 4, "summarize": 1}
+    assert counts(made) == {"prepare": 1, "case": 2, **after}
+    outlier = plan_tiny({"attack": EXTERNAL, "cases.count": 2, "surrogates.count": 3, "cases.kind": "outlier"})
+    assert counts(outlier) == {"prepare": 1, "pretrain": 3, "case": 2, **after}
+    clean = {key for key, step in own.steps.items() if step.label.startswith("retrain clean")}
+    assert clean <= set(made.steps)
+
+
+def test_poisons_of_others_are_known_by_what_they_are_and_not_by_where_they_lie(plan_tiny: Planner) -> None:
+    def exports(**changes: Any) -> list[str]:
+        made = plan_tiny({"attack": EXTERNAL | changes, "cases.count": 2})
+        return [step.key for step in made.steps.values() if step.stage == "export"]
+
+    one, two = EXTERNAL["folders"]
+    before = exports()
+    assert exports(folders=[one | {"path": "/moved"}, two]) == before
+    assert exports(eps=9)[0] != before[0]
+    assert exports(format="image-folder")[0] != before[0]
+    other = exports(folders=[one | {"sha256": "3" * 64}, two])
+    assert other[0] != before[0] and other[1] == before[1]
+    with pytest.raises(TypeError, match="prepare_experiment"):
+        exports(folders=["/one", "/two"])
+
+
 FILE_EVENTS = ("open", "os.listdir", "os.scandir", "os.mkdir", "socket.connect", "subprocess.Popen")
 
 

@@ -79,3 +79,12 @@ def test_variants_with_other_cases_are_not() -> None:
     table = comparison({"one": figures(0.5, 1.0), "two": figures(0.0, 0.75, target=5)})
     assert "less" not in table
     assert "less" not in comparison({"one": figures(0.5, 1.0)})
+
+
+def test_variants_without_a_loss_are_compared_by_what_they_have() -> None:
+    ours, theirs = figures(0.5, 1.0), figures(0.0, 0.75)
+    for case in theirs["cases"]:
+        case["brew_loss"] = None
+    lines = comparison({"ours": ours, "theirs": theirs}).splitlines()
+    assert lines[3].split()[:2] == ["theirs", "-"]
+    assert lines[3].split()[-4:] == ["-", "-37.5", "±", "12.5"]

@@ -159,3 +159,24 @@ def test_poisons_that_break_their_bound_are_not_summed_up(inputs, tmp_path):
     with pytest.raises(InputError, match=f"poison {beyond.ids[0]}:.*eps = {EPS}/255"):
         run(inputs, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_poisons_that_were_made_elsewhere_have_no_loss(inputs, tmp_path):
+    for c in range(2):
+        made = poisons.load(inputs[f"select.{c}"])
+        elsewhere = PoisonSet(made.ids.copy(), made.images.copy(), made.labels.copy(), {"format": "arrow"})
+        poisons.save(elsewhere, inputs[f"select.{c}"])
+        chosen = {"dataset": inputs["dataset"], "poisons": inputs[f"select.{c}"]}
+        ctx = Context(0, Runtime(), Checkpoint(tmp_path))
+        export.run(export.Params(eps=EPS), chosen, inputs[f"overlay.{c}"], ctx)
+    (tmp_path / "out").mkdir()
+    ctx = Context(0, Runtime(), Checkpoint(tmp_path))
+    metrics = summarize.run(Params(cases=2, victims=2, restarts=0), inputs, tmp_path / "out", ctx)
+    written = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [row["brew_loss"] for row in written["cases"]] == [None, None]
+    assert metrics["poison_success"]["mean"] == 0.75
+    lines = (tmp_path / "out" / "table.txt").read_text().splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[2].split()[4:7] == ["12", "-", "100.0"] and " - " in lines[-1]
+    names = {"adversarial-loss.png", "case-00.png", "case-01.png", "success.png"}
+    assert {file.name for file in (tmp_path / "out").glob("*.png")} == names
