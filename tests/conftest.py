@@ -2,9 +2,15 @@
 
 import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from stages import prepare, shard
+from stages.data.datasets import DatasetConfig
+from stages.shards.config import SPLITS, Shards
+from stages.stage import Checkpoint, Context, Runtime
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +38,27 @@ def tiny_imagenet_folder(test_data: Path, tmp_path_factory: pytest.TempPathFacto
 def imagenet_sample_folder(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 full-size ImageNet JPEGs of as many classes, WNID/*.JPEG, unpacked once a session; never write into it."""
     return _unpacked(test_data / "imagenet-sample-60.tar", tmp_path_factory) / "imagenet-sample-60"
+
+
+@pytest.fixture(scope="session")
+def prepared() -> Callable[..., Path]:
+    """Prepares a resolved dataset in an empty folder as the pipeline does, shard by shard; gives the base's folder."""
+
+    def prepare_all(config: DatasetConfig, folder: Path, shards: Shards | None = None, cpus: int = 2) -> Path:
+        chosen, inputs = shards or Shards(), {}
+        context = Context(0, Runtime(device="cpu", cpus=cpus), Checkpoint(folder / "checkpoint"))
+        for split, count in zip(SPLITS, getattr(config, "images", None) or (), strict=False):
+            for index in range(chosen.of(count)):
+                inputs[f"{split}.{index}"] = part = folder / f"{split}.{index}"
+                part.mkdir(parents=True)
+                params = shard.Params(dataset=config, shards=chosen, split=split, index=index)
+                shard.run(params, {}, part, context)
+        out = folder / "base"
+        out.mkdir(parents=True)
+        prepare.run(prepare.Params(dataset=config, shards=chosen), inputs, out, context)
+        return out
+
+    return prepare_all
 
 
 def _unpacked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

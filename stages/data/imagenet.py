@@ -99,8 +99,8 @@ def _listing(where: str, prefix: str, file: str, members: Sequence[tars.Member])
 
 def _validation_labels(devkit: Path) -> list[str]:
     """The WordNet ids of validation images 1, 2, …"""
-    from scipy.io import loadmat  # type: ignore[import-untyped]
-    from scipy.io.matlab import MatReadError  # type: ignore[import-untyped]
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     wanted = {"data/meta.mat": b"", "data/ILSVRC2012_validation_ground_truth.txt": b""}
     try:

@@ -1,5 +1,6 @@
 """Whether the quicker derivative brews as well: the B that it leaves after as many steps as double-backward takes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from stages.data.datasets import Cifar10, Digits, resolve
 from stages.data.images import Dataset
 from stages.data.sources import read
 from stages.models.config import Network
+from stages.shards import base_shards
 from stages.stage import Checkpoint, Context, Runtime
 from stages.training.config import Augmentation, Cosine, Training
 from stages.training.loop import train
@@ -68,7 +70,7 @@ def compare(network: str, poisons: int, found: dict[str, np.ndarray], figures: "
 
 
 def test_two_sided_brews_as_well_on_digits(figures: "Figures", tmp_path: Path) -> None:
-    dataset = read(Digits(), 1, tmp_path, lambda done, total: None)
+    dataset = read(Digits())
     model = models.build(Network(name="convnet", depth=3, width=32), dataset.info, 0)
     training = Training(
         epochs=8, batch_size=64, schedule=Cosine(warmup=0.2), augmentation=Augmentation(flip=False, pad=1)
@@ -78,9 +80,11 @@ def test_two_sided_brews_as_well_on_digits(figures: "Figures", tmp_path: Path) -
     compare("convnet", 64, losses(model, dataset, 64, attack, tmp_path), figures)
 
 
-def test_two_sided_brews_as_well_on_cifar10(figures: "Figures", tmp_path: Path, cifar10_folder: Path) -> None:
+def test_two_sided_brews_as_well_on_cifar10(
+    figures: "Figures", tmp_path: Path, cifar10_folder: Path, prepared: Callable[..., Path]
+) -> None:
     config = resolve(Cifar10(root=cifar10_folder, per_class=200, test_per_class=10, download=False))
-    dataset = read(config, 1, tmp_path, lambda done, total: None)
+    dataset = base_shards.load(prepared(config, tmp_path / "prepared"))
     model = models.build(Network(name="resnet18", width=16), dataset.info, 0)
     training = Training(epochs=4, batch_size=64, schedule=Cosine(warmup=0.3), precision="bf16")
     train(model, dataset.train, training, 0.1, context(tmp_path, "training"))

@@ -19,8 +19,8 @@ FORM = Form((224, 224, 3), 256)
 
 
 @pytest.fixture(scope="session")
-def photos(imagenet_sample: Path) -> list[Path]:
-    return sorted(imagenet_sample.glob("*/*.JPEG"))
+def photos(imagenet_sample_folder: Path) -> list[Path]:
+    return sorted(imagenet_sample_folder.glob("*/*.JPEG"))
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,12 @@ READABLE = ("tailed frog", "German shepherd", "umbrella")
 
 
 @pytest.fixture
-def plain(tiny_imagenet: Path, tmp_path: Path) -> Path:
+def plain(tiny_imagenet_folder: Path, tmp_path: Path) -> Path:
     """Three classes of Tiny ImageNet as {train, val}/WNID/*.JPEG, twelve train and five val images each."""
     for split, count in (("train", 12), ("val", 5)):
         for name in CHOSEN:
             (tmp_path / "plain" / split / name).mkdir(parents=True)
-            for file in sorted((tiny_imagenet / split / name).iterdir())[:count]:
+            for file in sorted((tiny_imagenet_folder / split / name).iterdir())[:count]:
                 shutil.copy(file, tmp_path / "plain" / split / name)
     return tmp_path / "plain"
 

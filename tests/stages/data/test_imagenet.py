@@ -47,11 +47,11 @@ def write_devkit(root: Path, files: dict[str, bytes], tar_of: Callable[..., byte
 
 
 @pytest.fixture
-def root(imagenet_sample: Path, tar_of: Callable[..., bytes], tmp_path: Path) -> Path:
+def root(imagenet_sample_folder: Path, tar_of: Callable[..., bytes], tmp_path: Path) -> Path:
     """The three official files, of 9 classes with 3 train and 2 validation images each."""
     folder = tmp_path / "tars"
     folder.mkdir()
-    images = sorted(imagenet_sample.glob("*/*.JPEG"))
+    images = sorted(imagenet_sample_folder.glob("*/*.JPEG"))
     wnids = [file.parent.name for file in images[:9]]
     data = [file.read_bytes() for file in images]
     inner = [
@@ -180,7 +180,7 @@ def test_a_damaged_development_kit_is_refused(root: Path, tar_of: Callable[..., 
         imagenet.list_tars(root)
 
 
-def test_class_names_are_torchvisions_and_unique(imagenet_sample: Path) -> None:
+def test_class_names_are_torchvisions_and_unique(imagenet_sample_folder: Path) -> None:
     from torchvision.models import ResNet18_Weights
 
     names = imagenet.class_names()
@@ -191,7 +191,7 @@ def test_class_names_are_torchvisions_and_unique(imagenet_sample: Path) -> None:
     assert [
         name for name, other in zip(names.values(), theirs, strict=True) if name != other and often[other] == 1
     ] == []
-    for folder in imagenet_sample.iterdir():  # WNID/WNID_its_name.JPEG
+    for folder in imagenet_sample_folder.iterdir():  # WNID/WNID_its_name.JPEG
         (file,) = folder.iterdir()
         assert file.stem == f"{folder.name}_{names[folder.name].replace(' ', '_')}"
 
