@@ -49,20 +49,20 @@ def _rows(content: Content) -> Iterator[tuple[str, str, str]]:
     prefix = content.prefix.rstrip("/") + "/" if content.prefix else ""
     for split, rows in content.splits.items():
         for i, label in zip(rows.ids, rows.labels, strict=True):
-            yield USES[split], f"{prefix}{split}/{places[label]}/{i}.png", named[label]
+            yield USES[split], f"{prefix}{split}/{places[label]}/{rows.file(i)}", named[label]
 
 
 def read_back(content: Content, folder: Path, split: Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images as in an image tree, labels as the CSV has them. Raises InputError where a row is not as it was."""
     images, _ = image_folder.read_back(content, folder, split, rows)
     number = {name: label for label, name in enumerate(labels(content.dataset.info.classes))}
-    wanted = set(rows.tolist())
+    wanted, batch = set(rows.tolist()), content.splits[split]
     found: dict[int, int] = {}
     with (folder / CSV).open(newline="", encoding="utf-8") as file:
         mine = (row for row in csv.reader(file) if row[0] == USES[split])
         for place, (_, path, label) in enumerate(mine):
             if place in wanted:
-                if not path.endswith(f"/{content.splits[split].ids[place]}.png"):
+                if not path.endswith(f"/{batch.file(batch.ids[place])}"):
                     raise InputError(f"{folder / CSV}: row {place} of {split} is {path}, another image")
                 found[place] = number[label]
     return images, np.array([found[row] for row in rows.tolist()], np.int64)

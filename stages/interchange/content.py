@@ -51,6 +51,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def file(self, identifier: int) -> str:
+        """What the image with this id is called as a PNG; names are of one length, so that their order is the ids'."""
+        return f"{identifier:0{len(str(self.ids.max()))}d}.png"
+
     @property
     def poison(self) -> np.ndarray:
         """bool [N]: which are poisons."""

@@ -1,4 +1,4 @@
-"""A tree of PNGs, {train,test}/CLASS/<id>.png, as torchvision's ImageFolder and most tools read it.
+"""A tree of PNGs, {train,test}/CLASS/<id>.png in the order of ids, as torchvision's ImageFolder and most tools read it.
 
 PNG and not JPEG: a poison that was compressed with loss is another poison. On the way back any tree will do whose files
 are called by the train ids that they replace.
@@ -16,7 +16,7 @@ import numpy as np
 from stages.config import InputError
 from stages.data.image_tree import EXTENSIONS
 from stages.interchange import png
-from stages.interchange.content import Batch, Content, Format, Outside, Split, Tell, Way
+from stages.interchange.content import Batch, Content, Format, Outside, Rows, Split, Tell, Way
 
 
 def folders(classes: Sequence[str]) -> list[str]:
@@ -41,12 +41,12 @@ def write(content: Content, folder: Path, tell: Tell) -> None:
             for label in np.unique(rows.labels):
                 places[label].mkdir(parents=True)
             for batch in rows.batches():
-                for _ in pool.map(partial(_write_one, places, batch), range(len(batch.ids))):
+                for _ in pool.map(partial(_write_one, places, rows, batch), range(len(batch.ids))):
                     tell(1)
 
 
-def _write_one(places: Sequence[Path], batch: Batch, row: int) -> None:
-    (places[batch.labels[row]] / f"{batch.ids[row]}.png").write_bytes(png.encode(batch.images[row]))
+def _write_one(places: Sequence[Path], rows: Rows, batch: Batch, row: int) -> None:
+    (places[batch.labels[row]] / rows.file(batch.ids[row])).write_bytes(png.encode(batch.images[row]))
 
 
 def read_back(content: Content, folder: Path, split: Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +59,7 @@ def read_back(content: Content, folder: Path, split: Split, rows: np.ndarray) ->
     if content.only_poisons:
         label_of = {name: label for label, name in enumerate(names) if name in label_of}
     of_class = [names[label] for label in batch.labels[rows]]
-    files = [folder / split / name / f"{i}.png" for name, i in zip(of_class, batch.ids[rows], strict=True)]
+    files = [folder / split / name / batch.file(i) for name, i in zip(of_class, batch.ids[rows], strict=True)]
     images = [png.read(file, info.shape) for file in files]
     return np.stack(images), np.array([label_of[name] for name in of_class], np.int64)
 

@@ -54,7 +54,7 @@ def write(content: Content, folder: Path, tell: Tell) -> None:
                 for batch in rows.batches():
                     images = []
                     for i, data in zip(batch.ids, pool.map(png.encode, batch.images), strict=True):
-                        images.append({"bytes": data, "path": f"{i}.png"})
+                        images.append({"bytes": data, "path": rows.file(i)})
                         tell(1)
                     table = [pa.array(images, columns.field("image").type), batch.labels, batch.ids, batch.poison]
                     writer.write_batch(pa.record_batch(table, schema=columns), row_group_size=len(images))
