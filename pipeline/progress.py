@@ -178,8 +178,8 @@ def _figures(figures: Mapping[str, Any]) -> str:
     """The figures worth a glance, on one line."""
     shown = {"brew_loss": "B", "B": "B", "validation_accuracy": "accuracy", "accuracy": "accuracy", "loss": "loss"}
     shown |= {"train_accuracy": "train accuracy", "success": "success", "seconds": "s", "images": "images"}
-    parts = [f"{shown[name]} {value:.3g}" for name, value in figures.items() if name in shown and _number(value)]
-    return "  ".join(parts)
+    numbers = {shown[name]: value for name, value in figures.items() if name in shown and _number(value)}
+    return "  ".join(f"{name} {value if isinstance(value, int) else f'{value:.3g}'}" for name, value in numbers.items())
 
 
 def _number(value: Any) -> bool:
