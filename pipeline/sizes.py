@@ -12,6 +12,7 @@ from stages.data.datasets import Description, Digits, describe
 from stages.data.draw import poison_count
 from stages.data.images import DatasetInfo
 from stages.models.config import Network
+from stages.shards.beton_layout import ALLOCATION, PAGE_SIZE, pages_start
 
 JPEG_BYTES_A_PIXEL = 0.35
 """Of a photograph at quality 90, about: what the size of JPEG shards is estimated with."""
@@ -65,9 +66,12 @@ class _Sizes:
         return 0  # case, evaluate and summarize write a few KB, and select what brew wrote
 
     def _images(self, count: int) -> int:
-        height, width, _ = self._description.shape
-        quality = self._experiment.shards.jpeg_quality
-        return int(count * (self._image if quality is None else height * width * JPEG_BYTES_A_PIXEL + 48))
+        shards, (height, width, _) = self._experiment.shards, self._description.shape
+        if shards.format == "arrow":
+            return count * self._image
+        size = self._image - 16 if shards.jpeg_quality is None else height * width * JPEG_BYTES_A_PIXEL
+        pages = -(-count // (PAGE_SIZE // size))
+        return pages_start(count, PAGE_SIZE) + int(pages) * PAGE_SIZE + count * ALLOCATION.itemsize
 
     def _records(self, params: retrain.Params) -> int:
         """The test images' logits, float16, at each record."""

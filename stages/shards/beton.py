@@ -69,7 +69,7 @@ class Writer:
     ValueError at the end where there are not `count` samples.
     """
 
-    def __init__(self, file: Path, count: int, page_size: int = 1 << 23) -> None:
+    def __init__(self, file: Path, count: int, page_size: int = layout.PAGE_SIZE) -> None:
         if (fault := layout.page_size_fault(page_size)) is not None:
             raise InputError(f"{file}: page_size {fault}")
         if count < 1:

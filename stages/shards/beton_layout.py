@@ -25,6 +25,9 @@ INT, IMAGE = 1, 2
 JPEG, RAW = 0, 1
 """The modes of an image."""
 
+PAGE_SIZE = 1 << 23
+"""Of the files that brewline writes: 55 raw images of 224×224, with 1.3 % left over. FFCV's own default, too."""
+
 _SMALLEST_PAGE, _LARGEST_PAGE = 1 << 21, 1 << 31
 
 

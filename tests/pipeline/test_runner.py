@@ -25,6 +25,7 @@ from pipeline.runner import (
 from pipeline.step import Step
 from pipeline.store import Manifest, Store, open_store
 from stages.config import InputError
+from stages.data.datasets import ImageNet, resolve
 from stages.stage import Runtime
 
 RUNTIMES = Runtimes(device="cpu")
@@ -169,6 +170,35 @@ def test_a_step_whose_workers_keep_dying_fails_and_the_rest_goes_on(
     clean = {"retrain clean victim 0", "evaluate case 0 clean victim 0"}
     assert labels(plan, outcome.ran) == {"prepare digits", "case 0"} | clean
     assert killer.left == 0
+
+
+@pytest.fixture(scope="session")
+def imagenet_tree(imagenet_sample_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 real ImageNet images in ImageNet's layout, each ten times in train and once in val."""
+    root = tmp_path_factory.mktemp("imagenet")
+    for file in imagenet_sample_folder.glob("*/*.JPEG"):
+        for split, copies in (("train", 10), ("val", 1)):
+            folder = root / split / file.parent.name
+            folder.mkdir(parents=True)
+            for copy in range(copies):
+                (folder / f"{copy}.JPEG").hardlink_to(file)
+    return root
+
+
+def test_a_worker_killed_in_a_shard_costs_that_shard(
+    tmp_path: Path, plan_tiny: Planner, resources: Mapping[str, float], processes: Any, imagenet_tree: Path
+) -> None:
+    dataset = resolve(ImageNet(root=imagenet_tree, size=64)).model_dump(mode="json")
+    changes = {"dataset": dataset, "shards.images_per_shard": 500, "attack.budget": 0.01, "training.epochs": 1}
+    plan, store = plan_tiny(changes), open_store(tmp_path)
+    shards = {step.label: step for step in plan.steps.values() if step.stage == "shard"}
+    assert list(shards) == ["shard train 0", "shard train 1", "shard test 0"]
+    killer = Killer(shards["shard train 0"], 1, lambda: workers_of(shards["shard train 0"], store, processes))
+    outcome = run(plan, store, resources, killer)
+    assert killer.left == 0
+    assert [label for label, why in killer.again if "its worker died" in why] == ["shard train 0"]
+    assert outcome.ran == set(plan.steps) and len(killer.done) == len(plan.steps)
+    assert_whole(plan, store)
 
 
 def test_the_death_of_the_board_that_workers_report_to_costs_nothing(
