@@ -47,6 +47,8 @@ def export(
     with source.fetched(opened) as folders:
         content = _content(folders, only_poisons or chosen.only_poisons, prefix)
         about = _about(source, content, form)
+        if chosen.refuse is not None:
+            chosen.refuse(content)
         written, read_back = delivery.counts(content)
         try:
             with _shown({f"write {form}": written, "read back": read_back}) as (writing, reading):

@@ -13,11 +13,11 @@ from pydantic import Field, ValidationError, model_validator
 from stages.brew.config import Attack, External, GradientMatching
 from stages.config import Config, InputError, nearest
 from stages.data.cases import CasesConfig, resolve_cases
-from stages.data.datasets import DatasetConfig, describe, resolve
+from stages.data.datasets import DatasetConfig, describe, name_of, resolve
 from stages.data.draw import precheck
 from stages.interchange import external
 from stages.models.config import Network
-from stages.shards.config import Shards
+from stages.shards.config import Shards, precheck_shards
 from stages.stage import STAGES, Runtime
 from stages.training.config import Training
 
@@ -191,7 +191,9 @@ def prepare_experiment(experiment: Experiment, absent_ok: bool = False) -> Exper
     """
     dataset = resolve(experiment.dataset, absent_ok)
     cases = resolve_cases(experiment.cases)
-    precheck(cases, describe(dataset, absent_ok), experiment.attack.budget)
+    description = describe(dataset, absent_ok)
+    precheck(cases, description, experiment.attack.budget)
+    precheck_shards(experiment.shards, name_of(dataset), description.shape)
     attack = external.resolve(experiment.attack) if isinstance(experiment.attack, External) else experiment.attack
     return experiment.model_copy(update={"dataset": dataset, "cases": cases, "attack": attack})
 

@@ -13,7 +13,7 @@ from stages.config import InputError
 from stages.data.images import Dataset, DatasetInfo, ImageSet
 from stages.data.pixels import Pixels, joined, pixels_of
 from stages.shards import arrow
-from stages.shards.config import SPLITS, Shards, Split
+from stages.shards.config import SPLITS, Shards, Split, precheck_shards
 
 
 class Part(NamedTuple):
@@ -38,6 +38,7 @@ def write_part(
     cpus: threads that encode JPEGs. Raises ValueError for images that are none, and InputError for those that the
     format cannot hold.
     """
+    precheck_shards(shards, f"the {split} split", images.images.shape[1:])
     if images.labels.min() < 0 or images.labels.max() >= classes:
         raise ValueError(f"the {split} split has labels outside 0..{classes - 1}")
     name = f"{split}-{index:05d}-of-{of:05d}.{shards.format}"
@@ -143,11 +144,6 @@ def _read(file: Path, first: int) -> tuple[Pixels, np.ndarray]:
 def _write_beton(file: Path, images: ImageSet, quality: int | None, cpus: int) -> None:
     from stages.shards import beton, jpeg
 
-    if images.images.shape[3] != 3:
-        raise InputError(
-            f"shards.format is beton, and the images have {images.images.shape[3]} channel: FFCV's files hold colour "
-            "images only; set shards.format to arrow"
-        )
     height, width, _ = images.images.shape[1:]
     labels = images.labels.tolist()
     with beton.Writer(file, len(images)) as writer, ThreadPoolExecutor(cpus) as pool:

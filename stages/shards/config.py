@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.config import Config
+from stages.config import Config, InputError
 
 Split = Literal["train", "test"]
 
@@ -36,3 +36,16 @@ class Shards(Config):
     def rows(self, index: int, images: int) -> range:
         """The images of shard `index` of a split with so many."""
         return range(index * self.images_per_shard, min((index + 1) * self.images_per_shard, images))
+
+
+def precheck_shards(shards: Shards, name: str, shape: tuple[int, int, int]) -> None:
+    """Raises InputError where images of this shape (H, W, C) cannot be kept so, or FFCV is needed and is missing."""
+    if shards.format == "beton" and shape[2] != 3:
+        raise InputError(
+            f"shards.format is beton, and the images of {name} have {shape[2]} channel: FFCV's files hold colour "
+            "images only; set shards.format to arrow"
+        )
+    if shards.jpeg_quality is not None:
+        from stages.shards.ffcv_reader import require_ffcv
+
+        require_ffcv()

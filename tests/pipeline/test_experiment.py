@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pipeline.experiment import Experiment, load_experiments, named_experiments, parse, prepare_experiment, read_yaml
 from pipeline.plan import plan
 from stages.config import InputError
+from stages.shards import ffcv_reader
 from stages.training.config import Augmentation, Constant
 
 
@@ -346,3 +347,19 @@ def test_every_field_but_the_words_and_the_machine_changes_a_key(name: str) -> N
     assert no_change == NO_PART_OF_ANY_KEY & leaves(experiment)
     not_of_this_kind = {"shards.jpeg_quality", *(f"network.{name}" for name in NOT_OF_EVERY_NETWORK)}
     assert no_other - not_of_this_kind == ONE_VALUE
+
+
+def test_what_shards_cannot_hold_is_said_before_anything_runs(tiny: dict[str, Any], monkeypatch: Any) -> None:
+    def prepared_with(shards: dict[str, Any], dataset: dict[str, Any]) -> None:
+        prepare_experiment(parse({**tiny, "shards": shards, "dataset": dataset, "attack": {"budget": 0.001}}, "tiny"))
+
+    with pytest.raises(InputError, match=r"shards\.format is beton, and the images of digits have 1 channel"):
+        prepared_with({"format": "beton"}, {"kind": "digits"})
+    with pytest.raises(InputError, match="jpeg_quality is 90, but Arrow shards are raw"):
+        prepared_with({"jpeg_quality": 90}, {"kind": "cifar10"})
+    ffcv_reader._library.cache_clear()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"apt-get install pkg-config .*pip install 'brewline\[ffcv\]'"):
+        prepared_with({"format": "beton", "jpeg_quality": 90}, {"kind": "cifar10"})
+    prepared_with({"format": "beton"}, {"kind": "cifar10"})  # raw files need no FFCV
+    ffcv_reader._library.cache_clear()
