@@ -13,8 +13,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 _BYTE = ir.IntType(8)
-_VECTOR = ir.VectorType(_BYTE, 16)
-_FIVE_PIXELS_MIRRORED = [13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0]
 
 
 def _pointer(builder: Any, address: Any, pointed: Any = _BYTE) -> Any:
@@ -50,19 +48,28 @@ def _move_byte(typing: Any, target: Any, source: Any) -> Any:
     return types.void(types.int64, types.int64), generate
 
 
-@intrinsic
-def _mirror_five(typing: Any, target: Any, source: Any) -> Any:
-    """Five RGB pixels in reverse, in one register: 16 bytes are read from one byte before them, and 16 written, of
-    which the last is meaningless."""
+def _mirror_at_once(pixels: int) -> Any:
+    """Makes the reversal of so many RGB pixels in one register of 3·pixels + 1 bytes, a power of two: bytes are read
+    from one before the pixels, and the last byte that is written is meaningless."""
+    vector = ir.VectorType(_BYTE, 3 * pixels + 1)
+    order = [3 * pixel + 1 + channel for pixel in reversed(range(pixels)) for channel in range(3)]
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        to, origin = (_pointer(builder, address, _VECTOR) for address in args)
-        pixels = builder.load(origin, align=1)
-        order = ir.Constant(ir.VectorType(ir.IntType(32), 16), _FIVE_PIXELS_MIRRORED)
-        builder.store(builder.shuffle_vector(pixels, pixels, order), to, align=1)
-        return context.get_dummy_value()
+    @intrinsic
+    def mirror(typing: Any, target: Any, source: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            to, origin = (_pointer(builder, address, vector) for address in args)
+            found = builder.load(origin, align=1)
+            places = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [*order, 0])
+            builder.store(builder.shuffle_vector(found, found, places), to, align=1)
+            return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64), generate
+        return types.void(types.int64, types.int64), generate
+
+    return mirror
+
+
+_WIDE, _NARROW = 21, 5
+_mirror_wide, _mirror_narrow = _mirror_at_once(_WIDE), _mirror_at_once(_NARROW)
 
 
 @njit(nogil=True, cache=True)
@@ -70,9 +77,13 @@ def _mirror(target: int, source: int, pixels: int, channels: int) -> None:
     """A row of pixels, the last first."""
     done = 0
     if channels == 3:
-        while pixels - done > 5:  # so that neither the byte before nor the byte after lies outside the row
-            _mirror_five(target + 3 * done, source + 3 * (pixels - done - 5) - 1)
-            done += 5
+        # More pixels are left than are taken, so neither the byte before nor the byte after lies outside the row.
+        while pixels - done > _WIDE:
+            _mirror_wide(target + 3 * done, source + 3 * (pixels - done - _WIDE) - 1)
+            done += _WIDE
+        while pixels - done > _NARROW:
+            _mirror_narrow(target + 3 * done, source + 3 * (pixels - done - _NARROW) - 1)
+            done += _NARROW
     while done < pixels:
         for channel in range(channels):
             _move_byte(target + done * channels + channel, source + (pixels - 1 - done) * channels + channel)

@@ -108,6 +108,7 @@ def ffcv_by_hand(folder: Path) -> Epoch:
         num_workers=WORKERS,
         order=OrderOption.RANDOM,
         os_cache=True,
+        drop_last=False,
         pipelines={
             "image": [SimpleRGBImageDecoder(), RandomHorizontalFlip(), RandomTranslate(padding=PAD), ToTensor()],
             "label": [IntDecoder(), ToTensor(), Squeeze()],
