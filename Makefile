@@ -54,8 +54,8 @@ $(FFCV_TRIED): $(INSTALLED)
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q \
 	    && apt-get install -qy --no-install-recommends $(FFCV_LIBRARIES); } || true
 	@$(BIN)/pip install -q -c constraints.txt -e '.[ffcv]' && $(BIN)/python -c 'import ffcv' \
+	  && touch $@ \
 	  || echo "FFCV could not be installed: its tests are skipped. It needs $(FFCV_LIBRARIES) (Debian's names)."
-	@touch $@
 
 $(BENCH_INSTALLED): $(INSTALLED)
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'

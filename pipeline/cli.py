@@ -20,7 +20,7 @@ from rich.table import Table
 from pipeline import cli_export, cli_store, report, runs
 from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption
 from pipeline.execute import run_stage
-from pipeline.experiment import Experiment, load_experiments, named_experiments, prepare_experiment, read_yaml
+from pipeline.experiment import Experiment, load_experiments, named_experiments, prepare_experiments, read_yaml
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from pipeline.progress import Reporter
@@ -134,7 +134,7 @@ def _planned(
     name: str, settings: list[str], store: str, absent_ok: bool = False
 ) -> tuple[dict[str, Experiment], Plan, Store]:
     loaded = load_experiments(name, settings)
-    asked = {variant: prepare_experiment(experiment, absent_ok) for variant, experiment in loaded.items()}
+    asked = prepare_experiments(loaded, absent_ok)
     opened = open_store(store)
     opened.probe()
     return asked, plan_of(asked), opened

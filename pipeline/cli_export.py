@@ -39,7 +39,7 @@ def export(
         raise InputError(f"--prefix is for the format automl; leave it out with {form}")
     opened = open_store(store)
     source = find(opened, run, variant, case)
-    folder = out.expanduser().absolute()
+    folder = out.expanduser().resolve()
 
     from stages.interchange import delivery
 

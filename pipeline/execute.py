@@ -145,7 +145,18 @@ def hardware() -> str:
 @cache
 def versions() -> dict[str, str]:
     """What this process computes with: Python, the packages that matter to numbers, and brewline's own commit."""
-    packages = ("brewline", "numpy", "ray", "scikit-learn", "torch", "torchvision")
+    packages = (
+        "brewline",
+        "ffcv",
+        "numba",
+        "numpy",
+        "pillow",
+        "pyarrow",
+        "ray",
+        "scikit-learn",
+        "torch",
+        "torchvision",
+    )
     found = {name: metadata.version(name) for name in packages if _installed(name)}
     return {"python": platform.python_version(), "machine": platform.machine(), **found, **_commit()}
 

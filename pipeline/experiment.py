@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from stages.brew.config import Attack, External, GradientMatching
 from stages.config import Config, InputError, nearest
 from stages.data.cases import CasesConfig, resolve_cases
-from stages.data.datasets import DatasetConfig, describe, name_of, resolve
+from stages.data.datasets import DatasetConfig, Description, describe, name_of, resolve
 from stages.data.draw import precheck
 from stages.interchange import external
 from stages.models.config import Network
@@ -189,9 +189,21 @@ def prepare_experiment(experiment: Experiment, absent_ok: bool = False) -> Exper
     Reads listings and labels only. absent_ok: whether ImageNet may be absent, for a plan that is only looked at.
     Raises InputError for everything that can be known to be wrong before compute.
     """
-    dataset = resolve(experiment.dataset, absent_ok)
+    return prepare_experiments({"": experiment}, absent_ok)[""]
+
+
+def prepare_experiments(variants: Mapping[str, Experiment], absent_ok: bool = False) -> dict[str, Experiment]:
+    """`prepare_experiment` for all variants: a dataset that they share is looked at once, as listings take long."""
+    seen: dict[DatasetConfig, tuple[DatasetConfig, Description]] = {}
+    for experiment in variants.values():
+        if experiment.dataset not in seen:
+            dataset = resolve(experiment.dataset, absent_ok)
+            seen[experiment.dataset] = dataset, describe(dataset, absent_ok)
+    return {variant: _prepared(experiment, *seen[experiment.dataset]) for variant, experiment in variants.items()}
+
+
+def _prepared(experiment: Experiment, dataset: DatasetConfig, description: Description) -> Experiment:
     cases = resolve_cases(experiment.cases)
-    description = describe(dataset, absent_ok)
     precheck(cases, description, experiment.attack.budget)
     precheck_shards(experiment.shards, name_of(dataset), description.shape)
     attack = external.resolve(experiment.attack) if isinstance(experiment.attack, External) else experiment.attack

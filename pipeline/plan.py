@@ -12,7 +12,7 @@ from stages.brew.config import External
 from stages.config import Config
 from stages.data.cases import BenchmarkCases, OutlierCases, only
 from stages.data.datasets import Digits
-from stages.shards.config import SPLITS
+from stages.shards.config import SPLITS, Shards
 from stages.stage import STAGES, derive_seed
 
 
@@ -90,7 +90,9 @@ def _dataset(experiment: Experiment, made: Plan) -> Ref:
         for index in range(shards.of(count)):
             params = shard.Params(dataset=config, shards=shards, split=split, index=index)
             parts[f"{split}.{index}"] = made.add("shard", params, f"shard {split} {index}", {})
-    return made.add("prepare", prepare.Params(dataset=config, shards=shards), f"prepare {config.kind}", parts)
+    # A published dataset is in one shard a split, so its key is of no number of images.
+    form = shards if parts else Shards(format=shards.format, jpeg_quality=shards.jpeg_quality)
+    return made.add("prepare", prepare.Params(dataset=config, shards=form), f"prepare {config.kind}", parts)
 
 
 def _restarts(experiment: Experiment) -> range:

@@ -8,7 +8,7 @@ from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from pipeline.step import Step
 from stages import retrain
-from stages.data.datasets import Description, Digits, describe
+from stages.data.datasets import DatasetConfig, Description, Digits, describe
 from stages.data.draw import poison_count
 from stages.data.images import DatasetInfo
 from stages.models.config import Network
@@ -24,9 +24,11 @@ def sizes(plan: Plan, experiments: Mapping[str, Experiment]) -> dict[str, int]:
     Raw shards, networks, poisons and logits to within a few KB; JPEG shards as an estimate.
     """
     found: dict[str, int] = {}
+    seen: dict[DatasetConfig, Description] = {}  # a listing takes long
     for variant, experiment in experiments.items():
-        description = describe(experiment.dataset, absent_ok=True)
-        of = _Sizes(experiment, description)
+        if experiment.dataset not in seen:
+            seen[experiment.dataset] = describe(experiment.dataset, absent_ok=True)
+        of = _Sizes(experiment, seen[experiment.dataset])
         for key, step in plan_of({variant: experiment}).steps.items():
             found.setdefault(key, of(step))
     return {key: found[key] for key in plan.steps}
@@ -52,18 +54,18 @@ class _Sizes:
     def __call__(self, step: Step) -> int:
         params: Any = step.params  # the stage says of which class
         poisons = poison_count(self._experiment.attack.budget, self._train) * self._image
-        if step.stage in ("brew", "export"):
+        if step.stage == "brew" or (step.stage == "export" and params.made_elsewhere is not None):
             return poisons
         if step.stage == "shard":
             total = self._train if params.split == "train" else self._test
             return self._images(len(params.shards.rows(params.index, total)))
         if step.stage == "prepare":
-            return 0 if step.inputs else self._images(self._train + self._test)
+            return 0 if step.inputs else self._images(self._train) + self._images(self._test)
         if step.stage == "pretrain":
             return self._network(params.network)
         if step.stage == "retrain":
             return self._network(params.network) + self._records(params)
-        return 0  # case, evaluate and summarize write a few KB, and select what brew wrote
+        return 0  # a few KB; select and export write what brew wrote, and the store keeps equal files once
 
     def _images(self, count: int) -> int:
         shards, (height, width, _) = self._experiment.shards, self._description.shape

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
-SAMPLED = 64
-"""Clean images that are read back."""
-
 
 class FromFolder(Config):
     """Where poisons lie that somebody else made."""
@@ -60,13 +57,10 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
 
 
 def _verify(dataset: "Dataset", poison_set: "PoisonSet", out: Path) -> None:
-    """Read the poisoned dataset as a victim will: every poison and some clean images, byte for byte."""
+    """Read the poisons as a victim will, from the disk and through the base, byte for byte."""
     import numpy as np
 
     from stages.shards import overlay
 
-    poisoned = overlay.apply(dataset, out).train
-    clean = np.setdiff1d(np.linspace(0, len(poisoned) - 1, SAMPLED, dtype=np.int64), poison_set.ids)
-    for ids, expected in ((poison_set.ids, poison_set.images), (clean, dataset.train.of(clean).images)):
-        if not np.array_equal(poisoned.of(ids).images, expected):
-            raise RuntimeError(f"{out}: the overlay does not read back as it was written; the disk may be damaged")
+    if not np.array_equal(overlay.apply(dataset, out).train.of(poison_set.ids).images, poison_set.images):
+        raise RuntimeError(f"{out}: the overlay does not read back as it was written; the disk may be damaged")

@@ -76,8 +76,11 @@ def _joined(
     levels = []
     for split in SPLITS:
         parts[split] = []
-        for folder in numbered(inputs, split):
+        for folder in (folders := numbered(inputs, split)):
             facts = json.loads((folder / "shard.json").read_text())
+            expected = {"split": split, "index": len(parts[split]), "shards": len(folders)}
+            if (found := {name: facts[name] for name in expected}) != expected:
+                raise InputError(f"{folder}: holds shard {found}, expected {expected}; give the shards in their order")
             (out / facts["file"]).symlink_to((folder / facts["file"]).resolve())
             parts[split].append(base_shards.Part(facts["file"], facts["per_class"]))
             if split == "train":

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -34,7 +34,8 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     """Writes the shard and `shard.json`: its file and images per class, the classes and shape, and how often each grey
     level occurs, per channel.
 
-    Raises InputError where the tree is not the one that was planned, and one that names all files that are no images.
+    Raises InputError where the tree is not the one that was planned, and one that names the files that are no images,
+    twenty at most, and says how many they are.
     """
     import numpy as np
 
@@ -47,6 +48,9 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     tree, names, labels = _listing(params.dataset, params.split)
     whole = whole_of(params.dataset, tree)
     rows = params.shards.rows(params.index, len(names))
+    if not rows:
+        of = params.shards.of(len(names))
+        raise InputError(f"index is {params.index}, but the {params.split} split has shards 0 to {of - 1}")
     chosen = [names[row] for row in rows]
     form = Form(whole.shape, getattr(params.dataset, "resize", None))
     images = np.empty((len(chosen), *form.shape), np.uint8)
@@ -66,7 +70,8 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
         len(whole.classes),
         cpus,
     )
-    about = {"classes": whole.classes, "shape": whole.shape, "levels": channel_counts(images).tolist()}
+    about: dict[str, Any] = {"split": params.split, "index": params.index, "shards": params.shards.of(len(names))}
+    about |= {"classes": whole.classes, "shape": whole.shape, "levels": channel_counts(images).tolist()}
     (out / "shard.json").write_text(json.dumps({**part._asdict(), **about}))
     return {"images": len(chosen), "bytes": (out / part.file).stat().st_size}
 

@@ -45,7 +45,8 @@ class Store(Protocol):
     def fetch(self, manifest: Manifest, folder: Path) -> None:
         """Lay out a step's outputs under `folder`, read-only, each checked for its sha256.
 
-        A file is hashed once a process. Raises DamagedBlob if one is absent or holds other bytes.
+        A file is hashed once a process, a large one once as long as it is the same file. Raises DamagedBlob if one is
+        absent or holds other bytes.
         """
         ...
 

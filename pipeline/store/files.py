@@ -5,12 +5,15 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from uuid import uuid4
 
 from pipeline.store.manifest import StoreError
+
+LARGE = 1 << 26
+"""Bytes of a file whose sha256 is remembered while its inode, size and time stay."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -26,10 +29,24 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sha256_once(path: Path) -> str:
-    """A file's sha256, computed once a process as long as the file is the same."""
+def sha256_once(path: Path, remembered: Path) -> str:
+    """A file's sha256, computed once a process as long as the file is the same, and a large file's once for all.
+
+    remembered: a folder of notes on large files that were hashed: a base of ImageNet is 200 GB, and each process of
+    each machine would read all of it before its first batch.
+    """
     facts = path.stat()
-    return _sha256_of_state(path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    if facts.st_size < LARGE:
+        return _sha256_of_state(path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    state = f"{facts.st_ino} {facts.st_size} {facts.st_mtime_ns} "
+    note = remembered / path.name
+    if note.exists() and (known := note.read_text()).startswith(state) and len(known) == len(state) + 64:
+        return known.removeprefix(state)
+    digest = sha256_of(path)
+    with suppress(OSError), temporary_file(remembered) as temporary:  # who may only read hashes again
+        write_down(temporary, (state + digest).encode())
+        temporary.replace(note)
+    return digest
 
 
 @lru_cache(maxsize=100_000)
@@ -50,7 +67,7 @@ def plain_files(folder: Path, blobs: Path) -> list[tuple[str, Path]]:
     for parent, folders, files in os.walk(folder, onerror=fail):
         for path in (Path(parent, name) for name in [*folders, *files]):
             mode = path.lstat().st_mode
-            if stat.S_ISREG(mode) or (stat.S_ISLNK(mode) and path.readlink().parent == blobs):
+            if stat.S_ISREG(mode) or (stat.S_ISLNK(mode) and path.resolve().parent == blobs.resolve()):
                 found.append((path.relative_to(folder).as_posix(), path))
             elif not stat.S_ISDIR(mode):
                 raise StoreError(

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -94,7 +95,7 @@ class LocalStore:
         """Symbolic links to the blobs, so that it costs no space."""
         folder.mkdir(parents=True, exist_ok=True)
         for blob in manifest.blobs:
-            if problem := self._problem(blob, sha256_once):
+            if problem := self._problem(blob, partial(sha256_once, remembered=self._root / "hashed")):
                 raise DamagedBlob(manifest.stage, manifest.key, blob.name, problem)
             source, target = self._blob(blob), folder / blob.name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -233,7 +234,7 @@ class LocalStore:
         An output that is a link to a blob is that blob: it was hashed when it was fetched, and is not read again.
         """
         if source.is_symlink():
-            return Blob(name=name, size=source.stat().st_size, sha256=source.readlink().name)
+            return Blob(name=name, size=source.stat().st_size, sha256=source.resolve().name)
         source.chmod(0o444)
         blob = Blob(name=name, size=source.stat().st_size, sha256=sha256_of(source))
         target = self._blob(blob)

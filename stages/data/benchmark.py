@@ -41,7 +41,7 @@ def read_setups(file: Path, sha256: str | None = None) -> tuple[Setup, ...]:
 def _setup(found: Any, where: str) -> Setup:
     keys = {"target class", "target index", "base class", "base indices"}
     if not isinstance(found, dict) or set(found) != keys:
-        raise InputError(f"{where} is {str(found)[:80]}, expected a dict with the keys {sorted(keys)}")
+        raise InputError(f"{where} is a {type(found).__name__}, expected a dict with the keys {sorted(keys)}")
     array = found["base indices"]
     base_ids = array.values if isinstance(array, pickles.Array) else array
     target_class, target_id, base_class = (found[key] for key in ("target class", "target index", "base class"))

@@ -202,7 +202,7 @@ def describe(config: DatasetConfig, absent_ok: bool = False) -> Description:
 @lru_cache(maxsize=1)
 def tree_of(config: FileConfig) -> Tree:
     """The image tree that a resolved configuration names, listed once a process: ImageNet's listing takes 10 s, and a
-    step reads but a part of it. `Tree.read` refuses files that change later. Raises InputError as `resolve` does."""
+    step reads but a part of it. `Tree.read` refuses files whose size changes later. Raises as `resolve` does."""
     held = held_by(config)
     _checked_fingerprint(config, held)
     if not isinstance(held, Tree):

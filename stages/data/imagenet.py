@@ -52,9 +52,10 @@ def list_tars(root: Path) -> Tree | None:
         return None
     if missing := sorted({TRAIN_TAR, VAL_TAR, DEVKIT} - set(held)):
         raise InputError(f"{root}: holds {', '.join(held)}; {', '.join(missing)} is missing, get it from image-net.org")
-    of_classes = {
-        Path(member.name).stem: member for member in tars.members(root / TRAIN_TAR) if member.name.endswith(".tar")
-    }
+    class_tars = [member for member in tars.members(root / TRAIN_TAR) if member.name.endswith(".tar")]
+    of_classes = {Path(member.name).stem: member for member in class_tars}
+    if len(of_classes) != len(class_tars):
+        raise InputError(f"{root / TRAIN_TAR}: holds a class more than once; get it again")
     wnids = tuple(sorted(of_classes))
     if not wnids:
         raise InputError(f"{root / TRAIN_TAR}: expected a tar per class in it, found none; get it again")
@@ -88,11 +89,10 @@ def _list_val(root: Path, wnids: Sequence[str]) -> list[Listing]:
 
 
 def _listing(where: str, prefix: str, file: str, members: Sequence[tars.Member]) -> Listing:
-    named = {
-        name: member for member in members if (name := member.name.rpartition("/")[2]).lower().endswith(EXTENSIONS)
-    }
+    images = [member for member in members if member.name.lower().endswith(EXTENSIONS)]
+    named = {member.name.rpartition("/")[2]: member for member in images}
     listing = {f"{prefix}/{name}": Place(file, named[name].size, named[name].offset) for name in sorted(named)}
-    if len({member.name for member in members}) != len(members):
+    if len(named) != len(images):
         raise InputError(f"{where}: holds a file more than once; get it again")
     return listing
 

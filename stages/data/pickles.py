@@ -35,6 +35,7 @@ def load(data: bytes, file: Path, known: Mapping[tuple[str, str], Any], expected
         AttributeError,
         OverflowError,
         MemoryError,  # a length in it that is no length
+        RecursionError,
     ) as error:
         raise InputError(f"{file}: not a whole pickle of {expected} ({type(error).__name__}: {error})") from error
 
@@ -54,7 +55,14 @@ class _Unpickler(pickle.Unpickler):
         return self._known[module, name]
 
 
-class _Integer:
+class _Fixed(type):
+    """A class that a pickle cannot change: setting what a class has is all that is left for one to do."""
+
+    def __setattr__(cls, name: str, value: object) -> None:
+        raise AttributeError(f"{cls.__name__}.{name} is not to be set")
+
+
+class _Integer(metaclass=_Fixed):
     """Stands in for numpy.dtype; only integers are known."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
@@ -67,7 +75,7 @@ class _Integer:
             raise RefusedError(f"holds numbers in the byte order {state[1]!r}")
 
 
-class Array:
+class Array(metaclass=_Fixed):
     """Stands in for a numpy array of integers, in one dimension."""
 
     values: tuple[int, ...] = ()
@@ -82,7 +90,7 @@ class Array:
         self.values = tuple(np.frombuffer(data, kind.numpy).tolist())
 
 
-class _FromBuffer:
+class _FromBuffer(metaclass=_Fixed):
     """Stands in for the maker of arrays that numpy's pickles of protocol 5 name."""
 
     def __new__(cls, data: bytes, kind: _Integer, shape: tuple[int, ...], order: str) -> Any:
@@ -91,7 +99,7 @@ class _FromBuffer:
         return array
 
 
-class _Scalar:
+class _Scalar(metaclass=_Fixed):
     """Stands in for numpy's maker of single numbers; makes plain ints."""
 
     def __new__(cls, kind: _Integer, data: bytes) -> Any:
@@ -99,7 +107,7 @@ class _Scalar:
         return value
 
 
-class Picture:
+class Picture(metaclass=_Fixed):
     """Stands in for Pillow's Image. shape: (height, width, channels).  data: its pixels, row by row."""
 
     shape: tuple[int, int, int] = (0, 0, 0)

@@ -53,10 +53,19 @@ class Pixels:
         return len(self._addresses)
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        rows = np.arange(len(self))[index]
+        rows = self._rows(index)
         found = np.empty((rows.size, *self.shape[1:]), np.uint8)
         self.read(rows.reshape(-1), found)
         return found.reshape(*rows.shape, *self.shape[1:])
+
+    def _rows(self, index: Any) -> np.ndarray:
+        if isinstance(index, slice):
+            return np.arange(*index.indices(len(self)))
+        if isinstance(index, int | np.integer):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"image {index} of {len(self)}")
+            return np.array(index % len(self))
+        return np.arange(len(self))[index]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[row] for row in range(len(self)))
@@ -126,8 +135,9 @@ def pixels_of(images: Images) -> Pixels:
 
 
 def joined(parts: Sequence[Pixels]) -> Pixels:
-    """Several sets of images of one shape and kind as one, in order."""
-    return parts[0]._join(parts)
+    """Several sets of images of one shape as one, in order."""
+    # Plain pixels know nothing of JPEGs, so where there are any, those who do join them.
+    return next((part for part in parts if type(part) is not Pixels), parts[0])._join(parts)
 
 
 class Readers:

@@ -42,18 +42,17 @@ class Rows:
     def __init__(self, images: ImageSet, poisons: "PoisonSet | None") -> None:
         self.ids, self.labels = images.ids, images.labels
         self._images, self._poisons = images.images, poisons
+        self._digits = len(str(images.ids.max()))
         self._poison_of = np.full(len(images), -1)
         if poisons is not None:
-            order = np.argsort(images.ids)
-            rows = order[np.searchsorted(images.ids, poisons.ids, sorter=order)]
-            self._poison_of[rows] = np.arange(len(poisons))
+            self._poison_of[images.rows_of(poisons.ids)] = np.arange(len(poisons))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def file(self, identifier: int) -> str:
         """What the image with this id is called as a PNG; names are of one length, so that their order is the ids'."""
-        return f"{identifier:0{len(str(self.ids.max()))}d}.png"
+        return f"{identifier:0{self._digits}d}.png"
 
     @property
     def poison(self) -> np.ndarray:

@@ -25,6 +25,8 @@ def check_target(folder: Path) -> None:
     """Raises InputError where something is in the way of a folder that is to be made."""
     if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
         raise InputError(f"{folder}: is there, and is no folder; choose another name")
+    if folder.is_mount():
+        raise InputError(f"{folder}: another disk is mounted there; name a folder in it, which will be made")
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty; choose another folder, nothing is written over")
 

@@ -83,7 +83,7 @@ def read(folder: Path, shape: tuple[int, int, int]) -> Outside:
     """The PNGs below a folder, called by the ids they replace. Raises InputError for one that is called otherwise."""
     found: dict[int, Path] = {}
     for file in files(folder):
-        if not (file.stem.isascii() and file.stem.isdigit()):
+        if not (file.stem.isascii() and file.stem.isdigit() and len(file.stem) < 19):
             raise InputError(f"{file}: its name is no train id; expected such as 1234.png")
         if (other := found.setdefault(int(file.stem), file)) != file:
             raise InputError(f"{file}: there is {other} too, and an image can be replaced once; keep the poisons alone")

@@ -1,4 +1,5 @@
-"""Poisons put into a `.beton` file, and files joined: at the cost of the poisons and the tables, not of the pages.
+"""Poisons put into a `.beton` file, at the cost of the poisons and the tables; and files joined, whose pages the kernel
+copies.
 
 A training script then reads a poisoned ImageNet as it reads any other, with FFCV and nothing of brewline. Poisons go in
 as raw pixels always: a JPEG would change them.

@@ -19,7 +19,8 @@ class Shards(Config):
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] | None = None
     """JPEG quality of clean images, in .beton files only; null keeps them raw."""
     images_per_shard: Annotated[int, Field(ge=1)] = 4096
-    """Of an image tree: each shard is a step of its own, and needs this many images' memory."""
+    """Of an image tree: each shard is a step of its own. It needs this many images' memory, and that of the tree's
+    listing: half a GB for ImageNet."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -46,10 +46,10 @@ class Batches:
         workers: int = 1,
     ) -> None:
         """batch_size: over all workers.  threads: that read.  rank: which of the `workers` this is; together their
-        batches are those of a single worker, each cut into near-equal parts. Raises ValueError for fewer images
-        than two a worker."""
-        if len(images) < 2 * workers and workers > 1:
-            raise ValueError(f"{len(images)} images for {workers} workers; each needs two")
+        batches are those of a single worker, each cut into near-equal parts. Raises ValueError where a worker
+        would have less than two images of a batch. One epoch at a time: they share their memory."""
+        if workers > 1 and min(len(images), batch_size) < 2 * workers:
+            raise ValueError(f"{len(images)} images in batches of {batch_size} for {workers} workers; each needs two")
         self._pixels = pixels_of(images.images)
         self._labels, self._ids = images.labels, images.ids
         self._augmentation, self._device = augmentation, device

@@ -106,7 +106,7 @@ def predict(model: torch.nn.Module, images: ImageSet, ctx: Context) -> torch.Ten
     """Logits of all images in evaluation mode, float32 [N, classes] on the CPU."""
     model.eval()
     rows = range(0, len(images), ctx.runtime.micro_batch)
-    parts = [images.images[start : start + ctx.runtime.micro_batch] for start in rows]
+    parts = (images.images[start : start + ctx.runtime.micro_batch] for start in rows)
     with precision("float32", ctx.device):
         return torch.cat([model(pixels(to_tensor(part, ctx.device))).float().cpu() for part in parts])
 

@@ -1,6 +1,5 @@
 """What a poisoned dataset costs: its poisons, whatever the size of the base, where others write it all anew."""
 
-import json
 import subprocess
 import sys
 import time
@@ -110,9 +109,3 @@ def test_a_poisoned_dataset_costs_its_poisons(form: str, tmp_path: Path, figures
         at_least=50,
     )
     figures.check(grown, bytes_grown, faster)
-
-
-def test_the_sizes_of_a_base_are_what_its_description_says(tmp_path: Path) -> None:
-    """The benchmark's base is a base: the exports above are of what every stage reads."""
-    folder = base_of(130, tmp_path / "base", Shards())
-    assert sum(json.loads((folder / "dataset.json").read_text())["splits"]["train"]["per_class"]) == 130

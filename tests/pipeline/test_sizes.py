@@ -24,7 +24,8 @@ def test_sizes_are_what_a_run_wrote(plan_tiny: Callable[[Mapping[str, Any]], Pla
     found = sizes(plan, {"": parse(tiny, "tiny")})
     assert set(found) == set(plan.steps)
     for key, step in plan.steps.items():
-        if step.stage in ("select", "summarize"):  # what brew wrote already, and pictures
+        if step.stage in ("select", "export", "summarize"):  # what brew wrote already, and pictures
+            assert found[key] == 0
             continue
         manifest = store.read(step.stage, key)
         assert manifest is not None
@@ -61,7 +62,7 @@ def test_imagenet_is_planned_where_it_is_absent(tmp_path: Path, monkeypatch: pyt
     by_stage = {stage: sum(found[step.key] for step in steps) for stage, steps in plan.by_stage()}
     image = 224 * 224 * 3 + 16
     assert by_stage["shard"] == (1_281_167 + 50_000) * image
-    assert by_stage["export"] == 20 * 1282 * image
+    assert by_stage["brew"] == 160 * 1282 * image and by_stage["export"] == 0
     assert by_stage["pretrain"] == pytest.approx(11_689_512 * 4, rel=0.01), "torchvision's ResNet-18"
     assert gigabytes(list(plan.steps.values()), found).startswith("23")
     with pytest.raises(InputError, match="imagenet"):

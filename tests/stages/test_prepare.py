@@ -111,6 +111,23 @@ def test_shards_are_linked_not_copied(tiny_imagenet: DatasetConfig, tmp_path: Pa
     assert sum(file.lstat().st_size for file in out.iterdir()) < 10_000
 
 
+def test_shards_in_another_order_are_refused(tiny_imagenet: DatasetConfig, tmp_path: Path) -> None:
+    shards = Shards(images_per_shard=60)
+    prepare(tiny_imagenet, tmp_path, shards)
+    given = {role: tmp_path / role for role in ("train.0", "train.1", "test.0")}
+    for one, other in (("train.0", "train.1"), ("train.1", "test.0")):
+        swapped = {**given, one: given[other], other: given[one]}
+        (out := tmp_path / one / "out").mkdir()
+        with pytest.raises(InputError, match=r"holds shard \{.*expected \{.*give the shards in their order"):
+            run(Params(dataset=tiny_imagenet, shards=shards), swapped, out, context(tmp_path, 1, []))
+
+
+def test_a_shard_beyond_the_last_is_refused(tiny_imagenet: DatasetConfig, tmp_path: Path) -> None:
+    params = shard.Params(dataset=tiny_imagenet, shards=Shards(images_per_shard=60), split="train", index=2)
+    with pytest.raises(InputError, match="index is 2, but the train split has shards 0 to 1"):
+        shard.run(params, {}, tmp_path, context(tmp_path, 1, []))
+
+
 def test_each_shard_costs_itself(tiny_imagenet: DatasetConfig, tmp_path: Path) -> None:
     """A shard is a function of its params, whichever others were made before, and whoever makes it."""
     params = shard.Params(dataset=tiny_imagenet, shards=Shards(images_per_shard=50), split="train", index=2)

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.store import open_store
 from pipeline.store.local import LocalStore
-from pipeline.store.manifest import Manifest, StoreError, new_write_id
+from pipeline.store.manifest import DamagedBlob, Manifest, StoreError, new_write_id
 from stages.config import InputError
 
 KEY = "ab" * 32
@@ -205,6 +205,43 @@ def test_an_input_may_be_an_output_and_costs_nothing(tmp_path: Path) -> None:
     assert [(b.size, b.sha256) for b in other.blobs] == [(b.size, b.sha256) for b in manifest.blobs]
     assert sorted((tmp_path / "store/blobs").iterdir()) == before
     assert store.verify(other) == []
+
+
+def test_a_store_behind_a_link_takes_inputs_as_outputs_too(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    store = LocalStore(tmp_path / "link" / "store")
+    manifest = store.commit(written(tmp_path / "attempt", {"a": b"a"}), draft())
+    store.fetch(manifest, tmp_path / "inputs")
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "b").symlink_to((tmp_path / "inputs" / "a").resolve())
+    other = store.commit(tmp_path / "again", draft().model_copy(update={"key": "cd" * 32}))
+    assert other.blobs[0].sha256 == manifest.blobs[0].sha256
+
+
+def test_a_large_blob_is_hashed_once_for_all_and_again_when_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.store.files.LARGE", 1000)
+    store = LocalStore(tmp_path / "store")
+    manifest = store.commit(written(tmp_path / "attempt", OUTPUTS), draft())
+    store.fetch(manifest, tmp_path / "first")
+    large = next(blob for blob in manifest.blobs if blob.size > 1000)
+    assert [note.name for note in (tmp_path / "store/hashed").iterdir()] == [large.sha256]
+
+    def refuse(path: Path) -> str:
+        raise AssertionError(f"{path} is read again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.store.files.sha256_of", refuse)
+        store.fetch(manifest, tmp_path / "second")
+    blob = tmp_path / "store/blobs" / large.sha256
+    blob.chmod(0o644)
+    data = bytearray(blob.read_bytes())
+    data[100] ^= 1
+    blob.write_bytes(data)
+    with pytest.raises(DamagedBlob, match="other bytes"):
+        store.fetch(manifest, tmp_path / "third")
 
 
 def test_links_are_no_outputs(tmp_path: Path) -> None:

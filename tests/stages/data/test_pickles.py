@@ -59,3 +59,18 @@ class _Forged:
 def test_an_image_whose_state_is_no_image_s_is_refused(state: tuple[Any, ...]) -> None:
     with pytest.raises(InputError, match=r"theirs\.pickle"):
         pickles.load(pickle.dumps(_Forged(*state)), FILE, KNOWN, "these")
+
+
+def test_a_pickle_cannot_change_the_stand_ins() -> None:
+    """BUILD sets attributes of whatever is on the stack, a class as well."""
+    hostile = b"cnumpy._core.multiarray\nscalar\nN}V__new__\ncnumpy\nndarray\ns\x86b."
+    with pytest.raises(InputError, match=r"not a whole pickle.*__new__ is not to be set"):
+        pickles.load(hostile, FILE, KNOWN, "these")
+    assert pickles.load(pickle.dumps(np.int64(7)), FILE, KNOWN, "these") == 7
+
+
+def test_lists_in_lists_without_end_are_no_crash() -> None:
+    deep = b"]" * 100_000 + b"a" * 99_999 + b"."
+    found = pickles.load(deep, FILE, KNOWN, "these")
+    while found:  # unwound by hand: to free it all at once would be as deep
+        (found,) = found

@@ -8,8 +8,8 @@ import pytest
 
 from stages.config import InputError
 from stages.data.images import DatasetInfo, ImageSet
-from stages.data.pixels import Pixels
-from stages.shards import base_shards
+from stages.data.pixels import Pixels, joined
+from stages.shards import base_shards, beton, jpeg_pixels
 from stages.shards.config import SPLITS, Shards
 
 INFO = DatasetInfo("tiny", ("a", "b", "c"), (8, 6, 3), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
@@ -72,6 +72,19 @@ def test_clean_images_may_be_jpegs_and_stay_close(tmp_path: Path) -> None:
     over = train.overlaid(np.array([3, 1]), images.images[:2])
     assert np.array_equal(over.of([1, 3]).images, images.images[:2]), "poisons are lossless in a JPEG base"
     assert np.array_equal(over.of([0, 2, 4]).images, decoded[[0, 2, 4]])
+
+
+def test_raw_and_jpeg_shards_join_in_any_order(tmp_path: Path) -> None:
+    pytest.importorskip("ffcv")
+    pixels = {}
+    for name, quality in (("raw", None), ("jpeg", 95)):
+        shards = Shards(format="beton", jpeg_quality=quality)
+        part = base_shards.write_part(tmp_path, "train", quality or 0, 99, tiny(6), shards, 3)
+        pixels[name] = jpeg_pixels.pixels_of_beton(beton.read(tmp_path / part.file))
+    whole = {name: np.asarray(images) for name, images in pixels.items()}
+    for order in (("raw", "jpeg"), ("jpeg", "raw", "jpeg")):
+        both = joined([pixels[name] for name in order])
+        assert np.array_equal(np.asarray(both), np.concatenate([whole[name] for name in order]))
 
 
 def test_grey_images_have_no_place_in_beton_files(tmp_path: Path) -> None:

@@ -115,6 +115,12 @@ def test_workers_share_the_batches_of_one(workers, count):
     assert all(torch.equal(crop, crops[i]) for share in shares for part in share for i, crop in part.items())
 
 
+@pytest.mark.parametrize(("count", "batch_size", "workers"), [(40, 2, 4), (40, 4, 4), (5, 64, 4)])
+def test_a_worker_without_two_images_of_a_batch_is_refused(count, batch_size, workers):
+    with pytest.raises(ValueError, match="each needs two"):
+        Batches(numbered_images(count), batch_size, Augmentation(), CPU, rank=0, workers=workers)
+
+
 def test_what_threads_read_is_what_one_reads():
     images = numbered_images(40)
     one, three = (
