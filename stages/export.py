@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from stages.brew.config import ReadFormat
 from stages.config import Config, InputError, Location
 from stages.stage import Context, Metrics
 
@@ -19,8 +20,7 @@ VERSION = 1
 class FromFolder(Config):
     """Where poisons lie that somebody else made."""
 
-    format: str
-    """One of `stages.interchange.FORMATS` that can be read."""
+    format: ReadFormat
     folder: Location = None
     sha256: str
     """Of the folder's poisons, as `stages.interchange.external.fingerprint` gives it."""

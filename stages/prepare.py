@@ -81,7 +81,9 @@ def _joined(
             expected = {"split": split, "index": len(parts[split]), "shards": len(folders)}
             if (found := {name: facts[name] for name in expected}) != expected:
                 raise InputError(f"{folder}: holds shard {found}, expected {expected}; give the shards in their order")
-            (out / facts["file"]).symlink_to((folder / facts["file"]).resolve())
+            link = out / facts["file"]
+            link.unlink(missing_ok=True)  # of an attempt before
+            link.symlink_to((folder / facts["file"]).resolve())
             parts[split].append(base_shards.Part(facts["file"], facts["per_class"]))
             if split == "train":
                 levels.append(np.array(facts["levels"]))

@@ -85,11 +85,15 @@ class Folder(Config):
         return {"path": given} if isinstance(given, str) else given
 
 
+ReadFormat = Literal["arrow", "benchmark", "image-folder"]
+"""The formats of `stages.interchange.FORMATS` that poisons are read from."""
+
+
 class External(Config):
     """Poisons that were made elsewhere: nothing is brewed, and victims are trained on them as on our own."""
 
     kind: Literal["external"] = "external"
-    format: Literal["arrow", "benchmark", "image-folder"]
+    format: ReadFormat
     """What the folders hold, as `brewline export` writes it (see stages/interchange/)."""
     folders: Annotated[tuple[Folder, ...], Field(min_length=1)]
     """One a case, in the order of the cases."""
