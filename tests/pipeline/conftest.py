@@ -156,6 +156,14 @@ class Processes:
                 pytest.fail(f"after {seconds:g} s {what}")
             time.sleep(0.05)
 
+    def until_gone(self, pids: Collection[int], seconds: float, what: str) -> None:
+        """Wait until none of the processes runs; the test fails with those that still do."""
+        end = time.monotonic() + seconds
+        while left := self.alive(pids):
+            if time.monotonic() > end:
+                pytest.fail(f"after {seconds:g} s {what}: {left}")
+            time.sleep(0.05)
+
 
 def _parent(pid: int) -> int | None:
     try:

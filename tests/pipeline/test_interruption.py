@@ -59,10 +59,11 @@ def test_killed_at_any_moment_it_loses_nothing_that_is_committed(
         below = processes.below(process.pid)
         process.kill()
         process.communicate()
-        # Ray's own two agents look only now and then whether their node still lives.
-        agents |= {pid: command for pid, command in below.items() if "Agent" in command}
+        # Ray's own two agents look only now and then whether their node still lives, and a worker that has not joined
+        # its node yet (it has no name of Ray's then, and no work) waits for it for a while.
+        agents |= {pid: command for pid, command in below.items() if "Agent" in command or "default_worker" in command}
         working = set(below) - set(agents)
-        processes.until(lambda pids=working: not processes.alive(pids), 20, "the killed run's Ray still runs")
+        processes.until_gone(working, 20, "the killed run's Ray still runs")
         found = write_ids(store)
         assert committed.items() <= found.items()
         committed = found
@@ -74,7 +75,7 @@ def test_killed_at_any_moment_it_loses_nothing_that_is_committed(
     assert len(found) == total
     summary = store / "runs" / finished.result["run"] / "summary.json"
     assert summary.read_bytes() == (finished.folder / "summary.json").read_bytes()
-    processes.until(lambda: not processes.alive(agents), 120, "the killed runs' agents still run")
+    processes.until_gone(agents, 120, "the killed runs' agents still run")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -114,7 +115,7 @@ def test_an_interrupted_run_says_so_and_keeps_its_checkpoints(
     assert process.returncode == 130, out + err
     assert "interrupted; the same command goes on from here" in err
     assert "Traceback" not in err
-    processes.until(lambda: not processes.alive(below), 20, "the interrupted run's Ray still runs")
+    processes.until_gone(below, 20, "the interrupted run's Ray still runs")
     assert '"event": "interrupted"' in events.read_text().splitlines()[-1]
     kept = Checkpoint(store.scratch(surrogate.key)).load()
     assert kept is not None

@@ -100,7 +100,7 @@ def test_every_stage_is_a_module_with_its_three_names():
     for name in STAGES:
         stage = load_stage(name)
         assert isinstance(stage.VERSION, int) and issubclass(stage.Params, Config) and callable(stage.run)
-    with pytest.raises(KeyError, match="no stage is called 'train'; the stages are prepare"):
+    with pytest.raises(KeyError, match="no stage is called 'train'; the stages are shard"):
         load_stage("train")
 
 
