@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError, model_validator
 from stages.brew.config import Attack, External, GradientMatching
 from stages.config import Config, InputError, nearest
 from stages.data.cases import CasesConfig, resolve_cases
-from stages.data.datasets import DatasetConfig, Description, describe, name_of, resolve
+from stages.data.dataset_config import DatasetConfig, name_of
+from stages.data.datasets import Description, describe, resolve
 from stages.data.draw import precheck
 from stages.interchange import external
 from stages.models.config import Network

@@ -11,7 +11,7 @@ from stages import brew, case, evaluate, export, prepare, pretrain, retrain, sel
 from stages.brew.config import External
 from stages.config import Config
 from stages.data.cases import BenchmarkCases, OutlierCases, only
-from stages.data.datasets import Digits
+from stages.data.dataset_config import Digits
 from stages.shards.config import SPLITS, Shards
 from stages.stage import STAGES, derive_seed
 

@@ -8,7 +8,8 @@ from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from pipeline.step import Step
 from stages import retrain
-from stages.data.datasets import DatasetConfig, Description, Digits, describe
+from stages.data.dataset_config import DatasetConfig, Digits
+from stages.data.datasets import Description, describe
 from stages.data.draw import poison_count
 from stages.data.images import DatasetInfo
 from stages.models.config import Network

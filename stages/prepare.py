@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.config import Config, InputError, identity
-from stages.data.datasets import DatasetConfig, name_of, resolve
+from stages.data.dataset_config import DatasetConfig, name_of
+from stages.data.datasets import resolve
 from stages.shards.config import SPLITS, Shards, Split
 from stages.stage import Context, Metrics, numbered
 

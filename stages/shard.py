@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from stages.config import Config, InputError
-from stages.data.datasets import FileConfig, first_of_each, tree_of, whole_of
+from stages.data.dataset_config import FileConfig
+from stages.data.datasets import first_of_each, tree_of, whole_of
 from stages.shards.config import Shards, Split
 from stages.stage import Context, Metrics
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages import prepare, shard
-from stages.data.datasets import DatasetConfig
+from stages.data.dataset_config import DatasetConfig
 from stages.shards.config import SPLITS, Shards
 from stages.stage import Checkpoint, Context, Runtime
 

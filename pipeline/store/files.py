@@ -17,6 +17,17 @@ LARGE = 1 << 26
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
+ADVICE = {
+    errno.EACCES: "make it writable for this user, or choose another folder",
+    errno.EROFS: "it is mounted read-only: choose another folder",
+    errno.ENOTDIR: "a part of the path is a file: choose another folder",
+    errno.EEXIST: "it is a file: choose another name",
+    errno.ENOSPC: "the disk is full: free some space, or choose another folder",
+    errno.ENOLCK: "its file system has no locks: choose a folder on another file system",
+    errno.EDQUOT: "the disk quota is used up: free some space, or choose another folder",
+}
+"""What to do about a folder that cannot be a store, by the error that says so."""
+
 
 def is_full(error: Exception) -> bool:
     """Whether an error says that a disk is full, or a quota used up. safetensors' and Arrow's say so in words only."""

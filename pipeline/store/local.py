@@ -16,6 +16,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from pipeline.store.files import (
+    ADVICE,
     is_full,
     link_anew,
     plain_files,
@@ -30,16 +31,6 @@ from pipeline.store.names import key_prefix, run_file, whole_key
 from stages.config import InputError
 
 log = logging.getLogger(__name__)
-
-ADVICE = {
-    errno.EACCES: "make it writable for this user, or choose another folder",
-    errno.EROFS: "it is mounted read-only: choose another folder",
-    errno.ENOTDIR: "a part of the path is a file: choose another folder",
-    errno.EEXIST: "it is a file: choose another name",
-    errno.ENOSPC: "the disk is full: free some space, or choose another folder",
-    errno.ENOLCK: "its file system has no locks: choose a folder on another file system",
-    errno.EDQUOT: "the disk quota is used up: free some space, or choose another folder",
-}
 
 
 class LocalStore:

@@ -20,6 +20,9 @@ FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
+NOT_WHOLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, zlib.error)
+"""What Pillow raises for an image that is cut short or damaged."""
+
 SCALED_AT_MOST = 1 << 26
 """Pixels that an image may be scaled to: 200 MB. A panorama 2 pixels high would fill the memory."""
 
@@ -94,7 +97,7 @@ def decode_one(data: bytes, name: str, form: Form) -> np.ndarray:
             if data
             else f"{name}: is empty"
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, zlib.error) as error:
+    except NOT_WHOLE as error:
         raise InputError(f"{name}: not a whole image ({error})") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: too large ({error})") from error

@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image
 
 from stages.data.canonical import CANONICAL
-from stages.data.datasets import DatasetConfig, Digits, Resized, first_of_each, folder_of, held_by, name_of, whole_of
+from stages.data.dataset_config import DatasetConfig, Digits, Resized, folder_of, name_of
+from stages.data.datasets import first_of_each, held_by, whole_of
 from stages.data.image_tree import Tree
 from stages.data.images import Dataset, DatasetInfo, ImageSet
 

@@ -1,14 +1,13 @@
 """One image as PNG and back: lossless, and read so strictly that what comes back is what was written."""
 
 import io
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from stages.config import InputError
+from stages.data.decode import NOT_WHOLE
 
 
 def encode(pixels: np.ndarray) -> bytes:
@@ -38,7 +37,7 @@ def decode(data: bytes, name: object, shape: tuple[int, int, int]) -> np.ndarray
             return np.asarray(image).reshape(shape)
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, zlib.error) as error:
+    except NOT_WHOLE as error:
         raise InputError(f"{name}: not a whole PNG ({error}); poisons are kept in PNG, which loses nothing") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: too large ({error})") from error

@@ -10,7 +10,8 @@ import pytest
 from stages import models
 from stages.brew.config import BrewAugmentation, DoubleBackward, FiniteDifference, GradientMatching
 from stages.brew.craft import craft
-from stages.data.datasets import Cifar10, Digits, resolve
+from stages.data.dataset_config import Cifar10, Digits
+from stages.data.datasets import resolve
 from stages.data.images import Dataset
 from stages.data.sources import read
 from stages.models.config import Network

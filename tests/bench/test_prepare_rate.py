@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from stages import shard
-from stages.data.datasets import ImageFolder, resolve
+from stages.data.dataset_config import ImageFolder
+from stages.data.datasets import resolve
 from stages.shards.config import Shards
 from stages.stage import Checkpoint, Context, Runtime
 

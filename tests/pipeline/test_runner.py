@@ -25,7 +25,8 @@ from pipeline.runner import (
 from pipeline.step import Step
 from pipeline.store import Manifest, Store, open_store
 from stages.config import InputError
-from stages.data.datasets import ImageNet, resolve
+from stages.data.dataset_config import ImageNet
+from stages.data.datasets import resolve
 from stages.stage import Runtime
 
 RUNTIMES = Runtimes(device="cpu")

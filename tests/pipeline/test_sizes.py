@@ -12,7 +12,8 @@ from pipeline.plan import plan as plan_of
 from pipeline.sizes import gigabytes, sizes
 from pipeline.store import open_store
 from stages.config import InputError
-from stages.data.datasets import TinyImageNet, resolve
+from stages.data.dataset_config import TinyImageNet
+from stages.data.datasets import resolve
 from stages.shards.config import Shards
 
 ROOM = 40_000

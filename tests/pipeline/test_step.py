@@ -11,7 +11,7 @@ from pipeline.plan import plan
 from pipeline.step import ABSENT, Ref, Step, canonical, difference
 from stages import brew, evaluate, export, prepare
 from stages.brew.config import GradientMatching
-from stages.data.datasets import Cifar10, Digits
+from stages.data.dataset_config import Cifar10, Digits
 
 GOLDEN = Path(__file__).parent / "golden_keys.json"
 A, B = "a" * 64, "b" * 64

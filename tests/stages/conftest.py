@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stages import prepare
-from stages.data.datasets import Digits
+from stages.data.dataset_config import Digits
 from stages.stage import Checkpoint, Context, Runtime
 
 

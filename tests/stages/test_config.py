@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from stages.brew.config import GradientMatching
 from stages.config import Config, Location, NotIdentity, identity, nearest
-from stages.data.datasets import Cifar10, Digits
+from stages.data.dataset_config import Cifar10, Digits
 from stages.training.config import Training
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from stages import export, retrain
 from stages.data.cases import Case
-from stages.data.datasets import DatasetConfig, ImageFolder, ImageNet, TinyImageNet, resolve
+from stages.data.dataset_config import DatasetConfig, ImageFolder, ImageNet, TinyImageNet
+from stages.data.datasets import resolve
 from stages.data.images import Dataset
 from stages.interchange import FORMATS, Content
 from stages.interchange.delivery import deliver

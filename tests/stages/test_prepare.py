@@ -13,7 +13,8 @@ from PIL import Image
 from stages import shard
 from stages.config import InputError
 from stages.data.canonical import CANONICAL
-from stages.data.datasets import Cifar10, DatasetConfig, Digits, ImageFolder, TinyImageNet, resolve
+from stages.data.dataset_config import Cifar10, DatasetConfig, Digits, ImageFolder, TinyImageNet
+from stages.data.datasets import resolve
 from stages.data.images import Dataset
 from stages.data.sources import channel_statistics
 from stages.prepare import Params, run

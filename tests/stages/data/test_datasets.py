@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from stages.config import InputError, identity
 from stages.data.canonical import CANONICAL, IDX_NAMES
-from stages.data.datasets import (
+from stages.data.dataset_config import (
     Cifar10,
     Cifar100,
     DatasetConfig,
@@ -23,9 +23,8 @@ from stages.data.datasets import (
     ImageNet,
     Mnist,
     TinyImageNet,
-    describe,
-    resolve,
 )
+from stages.data.datasets import describe, resolve
 from stages.data.sources import read
 
 

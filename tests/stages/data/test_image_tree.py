@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from stages.config import InputError
-from stages.data.datasets import TinyImageNet, describe, resolve
+from stages.data.dataset_config import TinyImageNet
+from stages.data.datasets import describe, resolve
 from stages.data.image_tree import Tree, list_tree
 
 CHOSEN = ("n01644900", "n02106662", "n04507155")

@@ -18,7 +18,8 @@ import pytest
 from stages.config import InputError, identity
 from stages.data import imagenet
 from stages.data.cases import ExplicitCase, ExplicitCases, OutlierCases, PaperCases, RandomCases
-from stages.data.datasets import ImageFolder, ImageNet, describe, resolve, tree_of
+from stages.data.dataset_config import ImageFolder, ImageNet
+from stages.data.datasets import describe, resolve, tree_of
 from stages.data.draw import precheck
 from stages.data.image_tree import list_tree
 from stages.data.paper_cases import TABLES, draw_classes
@@ -244,7 +245,8 @@ def test_what_no_imagenet_can_have_is_refused_without_it(tmp_path: Path) -> None
 def test_planning_imagenet_imports_nothing_heavy(tmp_path: Path) -> None:
     code = f"""
 import json, sys
-from stages.data.datasets import ImageNet, describe, resolve
+from stages.data.dataset_config import ImageNet
+from stages.data.datasets import describe, resolve
 describe(resolve(ImageNet(root={str(tmp_path)!r}), absent_ok=True), absent_ok=True)
 print(json.dumps(sorted({{'torch', 'torchvision', 'sklearn', 'scipy', 'pyarrow', 'PIL'}} & set(sys.modules))))
 """

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.data.datasets import Cifar10, Digits
+from stages.data.dataset_config import Cifar10, Digits
 from stages.data.sources import channel_counts, channel_statistics, read, statistics_of
 
 
