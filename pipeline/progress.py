@@ -169,7 +169,7 @@ class Reporter:
     def _log(self, what: str, event: str, **facts: Any) -> None:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "what": what, "event": event, **facts}
         try:
-            self._store.append_run(self._plan.run, EVENTS, json.dumps(line))
+            self._store.append_run(self._plan.run, EVENTS, f"{json.dumps(line)}\n")
         except StoreError as error:  # the run goes on: what counts are the steps' own commits
             self._console.print(f"event log: {error}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 

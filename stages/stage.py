@@ -58,6 +58,13 @@ class Runtime(Config):
     """GPUs a step takes, fractions allowed; null is 1 for a step that computes where the cluster has any, else 0."""
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     """Memory a step takes, in GB; null is not counted."""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Custom resources of a Ray cluster that a step takes, as in `{spot: 1}`."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Workers that train one surrogate or victim together; each takes the CPUs, GPUs and memory above. The batch and
+    the learning rate stay those of the training: results are the same for any number, up to rounding."""
+    min_workers: Annotated[int, Field(ge=1)] | None = None
+    """With how few workers a training goes on while machines are missing; null is `workers`, so that it waits."""
     micro_batch: Annotated[int, Field(gt=0)] = 512
     """Images that pass through a network at once where the result does not depend on it: it bounds the memory."""
 

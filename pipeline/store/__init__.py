@@ -10,14 +10,15 @@ manifest results and all of them get it. Nothing here knows what a step computes
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError, new_write_id
+from pipeline.store.names import LEASE_SECONDS
 from stages.config import InputError
 
-__all__ = ["Blob", "DamagedBlob", "Manifest", "Store", "StoreError", "new_write_id", "open_store"]
+__all__ = ["LEASE_SECONDS", "Blob", "DamagedBlob", "Manifest", "Store", "StoreError", "new_write_id", "open_store"]
 
 
 class Store(Protocol):
@@ -38,6 +39,11 @@ class Store(Protocol):
         """The blobs that are absent or of another size: cheap, for a hit. Content is checked by `fetch`."""
         ...
 
+    def look(self, steps: Iterable[tuple[str, str]]) -> Iterator[tuple[Manifest, list[Blob]]]:
+        """`read` and `missing` of many steps (stage, key) at once, as quick as the store can; those that are committed,
+        in any order. Raises as `read` does."""
+        ...
+
     def verify(self, manifest: Manifest) -> list[str]:
         """Every blob read and hashed; a sentence for each that is absent or damaged."""
         ...
@@ -50,8 +56,10 @@ class Store(Protocol):
         """
         ...
 
-    def commit(self, folder: Path, draft: Manifest) -> Manifest:
+    def commit(self, folder: Path, draft: Manifest, again: bool = False) -> Manifest:
         """Store all files under `folder` and then the manifest; returns the manifest that counts.
+
+        again: the step runs once more because its output is damaged: nothing that is there is taken for whole.
 
         A link to a file that `fetch` laid out is stored as that blob, at no cost.
 
@@ -63,6 +71,30 @@ class Store(Protocol):
 
     def scratch(self, key: str) -> Path:
         """A folder on this machine for a step that is not done; it stays until `clear_scratch`, and after a crash."""
+        ...
+
+    def push_scratch(self, key: str, name: str) -> str:
+        """Bring a file of `scratch(key)`, a checkpoint or a log, to where attempts on other machines find it.
+
+        Says where that is, for people. Raises StoreError where it cannot be brought there.
+        """
+        ...
+
+    def pull_scratch(self, key: str, name: str) -> None:
+        """Bring the file that was pushed last, on any machine, into `scratch(key)`; nothing happens without one."""
+        ...
+
+    def acquire(self, key: str, owner: str) -> float:
+        """Take the lease on a step, or renew it; 0 where `owner` has it now.
+
+        Else the seconds after which the lease of another, who has it, would end if it were not renewed. It ends
+        LEASE_SECONDS after it was renewed last, by the store's own clock. A lease only saves double work: commits do
+        not look at it.
+        """
+        ...
+
+    def release(self, key: str, owner: str) -> None:
+        """Give the lease on a step back; nothing happens where `owner` does not have it."""
         ...
 
     def clear_scratch(self, key: str) -> None:
@@ -93,8 +125,16 @@ class Store(Protocol):
         """A run's file; None if there is none."""
         ...
 
-    def append_run(self, run: str, name: str, line: str) -> None:
-        """Add one line to a run's file; lines of several processes do not mix."""
+    def append_run(self, run: str, name: str, lines: str) -> None:
+        """Add whole lines to a run's file; those of several processes do not mix. For S3 a write each: give many."""
+        ...
+
+    def age_run(self, run: str, name: str) -> float | None:
+        """Seconds since a run's file was written last, by the store's own clock; None if there is none."""
+        ...
+
+    def place(self, name: str) -> str:
+        """Where `name`, as in `runs/quickstart-1234`, lies in the store: a path or an address, for people."""
         ...
 
 

@@ -9,8 +9,8 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -27,7 +27,7 @@ from pipeline.store.files import (
     write_down,
 )
 from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError
-from pipeline.store.names import key_prefix, run_file, whole_key
+from pipeline.store.names import LEASE_SECONDS, key_prefix, run_file, whole_key, whole_lines
 from stages.config import InputError
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,12 @@ class LocalStore:
         """The blobs that are absent or of another size."""
         return [blob for blob in manifest.blobs if self._problem(blob, None)]
 
+    def look(self, steps: Iterable[tuple[str, str]]) -> Iterator[tuple[Manifest, list[Blob]]]:
+        """One after the other: a file system answers at once."""
+        for stage, key in steps:
+            if (manifest := self.read(stage, key)) is not None:
+                yield manifest, self.missing(manifest)
+
     def verify(self, manifest: Manifest) -> list[str]:
         """Every blob hashed anew."""
         problems = [(blob, self._problem(blob, sha256_of)) for blob in manifest.blobs]
@@ -98,8 +104,8 @@ class LocalStore:
                         f"{target} is there already and is not {source}; fetch into a new folder"
                     ) from error
 
-    def commit(self, folder: Path, draft: Manifest) -> Manifest:
-        """Blobs first, then the manifest."""
+    def commit(self, folder: Path, draft: Manifest, again: bool = False) -> Manifest:
+        """Blobs first, then the manifest. Files are near: what is there is read and checked, `again` or not."""
         needed = 0
         try:
             outputs = plain_files(folder, self._blobs)
@@ -136,6 +142,40 @@ class LocalStore:
             return
         # A network file system keeps files that another attempt has open: that must not fail a step that is done.
         shutil.rmtree(aside, ignore_errors=True)
+
+    def push_scratch(self, key: str, name: str) -> str:
+        """Nothing to bring: all machines see the folder."""
+        return str(self.scratch(key) / name)
+
+    def pull_scratch(self, key: str, name: str) -> None:
+        """Nothing to bring: all machines see the folder."""
+
+    def acquire(self, key: str, owner: str) -> float:
+        """A file of the owner's name, as old as its last renewal."""
+        path = self._lease(key)
+        with temporary_file(path.parent) as temporary:
+            temporary.write_text(owner)
+            while not link_anew(temporary, path):
+                try:
+                    holder, renewed = path.read_text(), path.stat().st_mtime
+                    if holder == owner:
+                        os.utime(path)
+                        return 0.0
+                except FileNotFoundError:
+                    continue  # given back since
+                left = LEASE_SECONDS - (temporary.stat().st_mtime - renewed)
+                if left > 0:
+                    return left
+                temporary.replace(path)  # two that do so at once both work, and one commit counts
+                break
+        return 0.0
+
+    def release(self, key: str, owner: str) -> None:
+        """Drop the file."""
+        path = self._lease(key)
+        with suppress(FileNotFoundError):
+            if path.read_text() == owner:
+                path.unlink()
 
     def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
         """All committed steps."""
@@ -179,11 +219,9 @@ class LocalStore:
         except FileNotFoundError:
             return None
 
-    def append_run(self, run: str, name: str, line: str) -> None:
+    def append_run(self, run: str, name: str, lines: str) -> None:
         """One write to a file opened for appending."""
-        path, data = self._runs / run_file(run, name), f"{line}\n".encode()
-        if "\n" in line:
-            raise ValueError(f"a line of {path} must not hold a line break: {line!r}")
+        path, data = self._runs / run_file(run, name), whole_lines(lines)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -194,6 +232,23 @@ class LocalStore:
                 os.close(file)
         except OSError as error:
             raise self._explained(error, path, len(data)) from error
+
+    def age_run(self, run: str, name: str) -> float | None:
+        """By the file system's clock: that of a file made now."""
+        path = self._runs / run_file(run, name)
+        with temporary_file(path.parent) as temporary:
+            temporary.touch()
+            try:
+                return max(0.0, temporary.stat().st_mtime - path.stat().st_mtime)
+            except FileNotFoundError:
+                return None
+
+    def place(self, name: str) -> str:
+        """A path."""
+        return str(self._root / name)
+
+    def _lease(self, key: str) -> Path:
+        return self._root / "leases" / whole_key(key)
 
     def _manifest(self, stage: str, key: str) -> Path:
         return self._steps / stage / f"{whole_key(key)}.json"

@@ -1,8 +1,11 @@
-"""The names that callers and users give, checked before they become paths."""
+"""The names and lines that callers and users give, checked before they are stored."""
 
 import re
 
 from stages.config import InputError
+
+LEASE_SECONDS = 45.0
+"""A lease that is not renewed for so long is another's to take: its holder is dead, or cut off."""
 
 
 def whole_key(key: str) -> str:
@@ -25,3 +28,10 @@ def run_file(run: str, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", part):
             raise InputError(f"run name {part!r}: expected letters, digits, '.', '_' and '-', a letter or digit first")
     return f"{run}/{name}"
+
+
+def whole_lines(lines: str) -> bytes:
+    """`lines` as UTF-8 if each ends with a line break. Raises ValueError else: the next one's would run on."""
+    if not lines.endswith("\n"):
+        raise ValueError(f"{lines!r} must end with a line break")
+    return lines.encode()

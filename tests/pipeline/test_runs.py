@@ -47,7 +47,7 @@ def test_states_follow_the_store_and_the_events(store: Store, finished: Any) -> 
 
     def event(what: str, kind: str, **facts: Any) -> None:
         key = {"key": steps[what]["key"]} if what in steps else {}
-        store.append_run(run, EVENTS, json.dumps({"time": at, "what": what, "event": kind, **key, **facts}))
+        store.append_run(run, EVENTS, json.dumps({"time": at, "what": what, "event": kind, **key, **facts}) + "\n")
 
     event("run", "began")
     event("select case 0", "running", host="there")

@@ -164,7 +164,7 @@ def test_a_full_disk_is_explained_and_loses_nothing(small_disk: Path, tmp_path: 
     with pytest.raises(InputError, match="disk is full"):
         store.probe()
     with pytest.raises(StoreError, match="disk is full"):
-        store.append_run("run", "events.jsonl", "{}")
+        store.append_run("run", "events.jsonl", "{}\n")
 
     filler.unlink()
     if scratch == "in the store":

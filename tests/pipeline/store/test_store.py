@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.store import DamagedBlob, Manifest, Store, StoreError, new_write_id, open_store
+from pipeline.store import LEASE_SECONDS, DamagedBlob, Manifest, Store, StoreError, new_write_id, open_store
 from stages.config import InputError
 
 
@@ -261,20 +261,47 @@ def test_runs(kind: Folder) -> None:
     assert store.read_run("first", "experiment.yaml") is None
     store.write_run("first", "experiment.yaml", b"old")
     store.write_run("first", "experiment.yaml", b"new")
-    store.append_run("second", "events.jsonl", '{"event": "started"}')
-    store.append_run("second", "events.jsonl", '{"event": "δ"}')
+    store.append_run("second", "events.jsonl", '{"event": "began"}\n{"event": "started"}\n')
+    store.append_run("second", "events.jsonl", '{"event": "δ"}\n')
     assert store.runs() == ["first", "second"]
     assert store.read_run("first", "experiment.yaml") == b"new"
-    assert store.read_run("second", "events.jsonl") == '{"event": "started"}\n{"event": "δ"}\n'.encode()
+    assert store.read_run("second", "events.jsonl") == (
+        '{"event": "began"}\n{"event": "started"}\n{"event": "δ"}\n'.encode()
+    )
     assert {name for name in kind.names() if name.startswith("runs/")} == {
         "runs/first/experiment.yaml",
         "runs/second/events.jsonl",
     }
     with pytest.raises(ValueError, match="line break"):
-        store.append_run("second", "events.jsonl", "two\nlines")
+        store.append_run("second", "events.jsonl", "a line\nand half a line")
+    age = store.age_run("second", "events.jsonl")
+    assert age is not None
+    assert 0 <= age < 60
+    assert store.age_run("third", "events.jsonl") is None
     for run, name in (("..", "a"), ("a", "../b"), ("", "a"), ("a/b", "c"), (".hidden", "a")):
         with pytest.raises(InputError, match="run name"):
             store.write_run(run, name, b"")
+
+
+def test_a_lease_is_one_owners_until_it_is_given_back(kind: Folder) -> None:
+    store, key = kind.store, key_of(1)
+    assert store.acquire(key, "first") == 0
+    assert store.acquire(key, "first") == 0
+    assert LEASE_SECONDS - 10 < store.acquire(key, "second") <= LEASE_SECONDS
+    store.release(key, "second")
+    assert store.acquire(key, "second") > 0
+    store.release(key, "first")
+    assert store.acquire(key, "second") == 0
+
+
+def test_scratch_files_are_found_again(kind: Folder) -> None:
+    store, key = kind.store, key_of(1)
+    store.pull_scratch(key, "checkpoint")
+    assert list(store.scratch(key).iterdir()) == []
+    (store.scratch(key) / "checkpoint").write_bytes(b"step 100")
+    assert store.push_scratch(key, "checkpoint").endswith(f"{key}/checkpoint")
+    store.pull_scratch(key, "checkpoint")
+    assert (store.scratch(key) / "checkpoint").read_bytes() == b"step 100"
 
 
 def test_hits_are_quick(kind: Folder, capsys: pytest.CaptureFixture[str]) -> None:
