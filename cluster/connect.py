@@ -4,10 +4,11 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pipeline.resources import Machine, machines
 from stages.config import InputError
 
 # Set before Ray is imported, in the driver and so in its local workers.
@@ -22,8 +23,8 @@ OBJECT_STORE_BYTES = 100 * 2**20
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[Mapping[str, float]]:
-    """A connection to Ray for the length of the block; gives the cluster's resources.
+def connected(address: str | None) -> Iterator[list[Machine]]:
+    """A connection to Ray for the length of the block; gives what each machine of the cluster has, or will have.
 
     address: null starts a cluster on this machine, which ends with the block, and with this process however it ends;
     `auto` or `host:port` joins one that is running. Raises InputError where none answers.
@@ -50,7 +51,7 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place
     try:
-        yield ray.cluster_resources()
+        yield machines()
     finally:
         ray.shutdown()
 

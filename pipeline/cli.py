@@ -24,7 +24,7 @@ from pipeline.experiment import Experiment, load_experiments, named_experiments,
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from pipeline.progress import Reporter
-from pipeline.resources import at_once
+from pipeline.resources import Machine, at_once
 from pipeline.runner import Outcome, Runner, cached_steps, needed_steps
 from pipeline.sizes import gigabytes, sizes
 from pipeline.step import SHOWN, Ref, Step, difference
@@ -36,8 +36,8 @@ from stages.summarize import aligned
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
-Connect = Callable[[str | None], AbstractContextManager[Mapping[str, float]]]
-"""Connects to the Ray cluster at an address (null: one of our own) and gives its resources."""
+Connect = Callable[[str | None], AbstractContextManager[list[Machine]]]
+"""Connects to the Ray cluster at an address (null: one of our own) and gives its machines."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(cli_store.cache, name="cache")
@@ -85,11 +85,11 @@ def run(
     if needed_steps(plan, cached):
         connect: Connect = context.obj
         console = Console(stderr=True)
-        with connect(address) as resources:
+        with connect(address) as machines:
             runtime = next(iter(asked.values())).runtime
-            slots = {stage: at_once(runtime.of(stage), stage, resources) for stage in STAGES}
+            slots = {stage: at_once(runtime.of(stage), stage, machines) for stage in STAGES}
             with Reporter(plan, opened, cached, slots, console) as reporter:
-                outcome = Runner(plan, opened, runtime, resources, reporter).run(cached, damaged)
+                outcome = Runner(plan, opened, runtime, machines, reporter).run(cached, damaged)
     _conclude(plan, opened, outcome, time.monotonic() - began, as_json)
 
 
@@ -104,7 +104,7 @@ def _conclude(plan: Plan, store: Store, outcome: Outcome, seconds: float, as_jso
     print(f"{counts['total']} steps: " + ", ".join(f"{counts[name]} {name}" for name in list(counts)[1:]), end="")
     print(f", {seconds:.1f} s. Run {plan.run} in {store.url}")
     if results:
-        print(f"Pictures and summary: {Path(store.url) / 'runs' / plan.run}")
+        print(f"Pictures and summary: {store.place(f'runs/{plan.run}')}")
     for key, failure in outcome.failed.items():
         print(f"\nfailed: {plan.steps[key].label} ({key[:SHOWN]})\n  why: {failure.why}\n  log: {failure.log}")
     if outcome.failed:

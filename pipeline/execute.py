@@ -7,7 +7,7 @@ import shutil
 import socket
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from functools import cache
@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from pipeline.step import Ref, Step
-from pipeline.store import DamagedBlob, Manifest, Store, StoreError, new_write_id
+from pipeline.store import Blob, DamagedBlob, Manifest, Store, StoreError, new_write_id
 from pipeline.store.files import is_full
 from stages.config import Config
 from stages.stage import Checkpoint, Context, Metrics, Report, Runtime, load_stage
@@ -40,16 +40,16 @@ def committed(store: Store, step: Step) -> Manifest | None:
     Raises RuntimeError where the store has something else under this key.
     """
     manifest = store.read(step.stage, step.key)
-    if manifest is None:
-        return None
-    if missing := store.missing(manifest):
-        log.warning("%s: output %s is missing or cut short; it counts as not done", step.label, missing[0].name)
-        return None
+    return manifest if manifest is not None and is_whole(step, manifest, store.missing(manifest)) else None
+
+
+def is_whole(step: Step, manifest: Manifest, missing: Sequence[Blob]) -> bool:
+    """Whether a step's manifest counts, of whose blobs some are `missing`. Raises RuntimeError if it is another's."""
     if (manifest.params, manifest.inputs) != (step.made_of["params"], step.made_of["inputs"]):
-        raise RuntimeError(
-            f"{step.stage} {step.key} in {store.url} is made of other params or inputs than {step.label}"
-        )
-    return manifest
+        raise RuntimeError(f"the store's {step.stage} {step.key} is made of other params or inputs than {step.label}")
+    if missing:
+        log.warning("%s: output %s is missing or cut short; it counts as not done", step.label, missing[0].name)
+    return not missing
 
 
 def execute(step: Step, store: Store, runtime: Runtime, report: Report | None = None, again: bool = False) -> Manifest:
@@ -65,7 +65,7 @@ def execute(step: Step, store: Store, runtime: Runtime, report: Report | None = 
     attempt = scratch / write_id
     try:
         with (scratch / LOG).open("a") as file, redirect_stdout(file), redirect_stderr(file):
-            manifest = _attempt(step, store, runtime, attempt, write_id, report)
+            manifest = _attempt(step, store, runtime, attempt, write_id, report, again)
     except InputGone:
         raise
     except Exception as error:
@@ -85,7 +85,7 @@ def execute(step: Step, store: Store, runtime: Runtime, report: Report | None = 
 
 
 def _attempt(
-    step: Step, store: Store, runtime: Runtime, attempt: Path, write_id: str, report: Report | None
+    step: Step, store: Store, runtime: Runtime, attempt: Path, write_id: str, report: Report | None, again: bool
 ) -> Manifest:
     try:
         inputs = {role: _fetch(store, ref, attempt / "inputs" / role) for role, ref in step.inputs.items()}
@@ -103,7 +103,7 @@ def _attempt(
         draft = Manifest(
             **step.made_of, key=step.key, write_id=write_id, metrics=metrics, provenance=provenance, blobs=()
         )
-        return store.commit(attempt / "out", draft)
+        return store.commit(attempt / "out", draft, again)
     except Exception:
         traceback.print_exc()
         raise

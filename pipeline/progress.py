@@ -14,13 +14,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from pipeline.plan import Plan
-from pipeline.runner import Failure, Progress
 from pipeline.step import Step
 from pipeline.store import Manifest, Store, StoreError
+from pipeline.work import Failure, Progress
 
 EVENTS = "events.jsonl"
 HEARTBEAT_SECONDS = 15.0
 """How often the event log, and a run without a terminal, say how far the running steps are."""
+FLUSH_SECONDS = 2.0
+"""How often events go to the store: a store in S3 takes a write each time."""
 
 
 @dataclass
@@ -60,11 +62,13 @@ class Reporter:
             stage: _Row(len(steps), {step.key for step in steps} & cached) for stage, steps in plan.by_stage()
         }
         self._settled: set[str] = set()
-        self._beat = time.monotonic()
+        self._beat = self._flushed = time.monotonic()
+        self._unwritten: list[str] = []
         self._live = Live(get_renderable=self._table, console=console, refresh_per_second=4, transient=False)
 
     def __enter__(self) -> "Reporter":
         self._log("run", "began", cached=self._done(), total=len(self._plan.steps))
+        self._flush()
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -75,6 +79,7 @@ class Reporter:
         if self._console.is_terminal:
             self._live.stop()
         self._log("run", "ended" if kind is None else "interrupted")
+        self._flush()
 
     def progressed(self, reports: Mapping[str, Progress]) -> None:
         """Take in the running steps' reports."""
@@ -92,6 +97,8 @@ class Reporter:
         if now - self._beat > HEARTBEAT_SECONDS:
             self._beat = now
             self._heartbeat()
+        if now - self._flushed > FLUSH_SECONDS:
+            self._flush()
 
     def ended(self, step: Step, manifest: Manifest) -> None:
         """A step is committed."""
@@ -123,6 +130,11 @@ class Reporter:
         row.failed += 1
         self._log_step(step, "failed", why=failure.why, log=failure.log)
         self._line(step, "FAILED")
+
+    def waiting(self, why: str) -> None:
+        """Nothing runs."""
+        self._log("run", "waiting", why=why)
+        self._console.print(f"waiting: {why}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
     def _line(self, step: Step, text: str) -> None:
         if not self._console.is_terminal:
@@ -168,10 +180,19 @@ class Reporter:
 
     def _log(self, what: str, event: str, **facts: Any) -> None:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "what": what, "event": event, **facts}
+        self._unwritten.append(json.dumps(line))
+
+    def _flush(self) -> None:
+        """Bring the events since the last time into the store."""
+        self._flushed = time.monotonic()
+        if not self._unwritten:
+            return
         try:
-            self._store.append_run(self._plan.run, EVENTS, f"{json.dumps(line)}\n")
+            self._store.append_run(self._plan.run, EVENTS, "\n".join(self._unwritten) + "\n")
         except StoreError as error:  # the run goes on: what counts are the steps' own commits
             self._console.print(f"event log: {error}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        else:
+            self._unwritten.clear()
 
 
 def _figures(figures: Mapping[str, Any]) -> str:

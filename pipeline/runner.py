@@ -1,47 +1,40 @@
 """Runs a plan on Ray: ready steps, retries, blocked dependents, progress, resume. All policy about steps is here.
 
 The store is the only memory. What it has is not run; what a worker commits is there for good; a driver that dies
-loses nothing but the list below, which the next one makes again from the plan and the store. No Ray object crosses
-from one step to another: workers get a step as data and read its inputs from the store.
+loses nothing but the lists below, which the next one makes again from the plan and the store.
 """
 
-import socket
+import heapq
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from itertools import count
+from typing import Any, Protocol
 
-from pipeline.execute import LOG, InputGone, committed, execute
+from pipeline.execute import is_whole
 from pipeline.experiment import Runtimes
 from pipeline.plan import Plan
-from pipeline.resources import check_resources, ray_options
-from pipeline.step import Ref, Step
-from pipeline.store import Manifest, Store, StoreError, open_store
+from pipeline.resources import Machine, at_once, check_resources, has_gpus, machines, ray_options, wants, workers_of
+from pipeline.step import Step
+from pipeline.store import Manifest, Store
+from pipeline.store.lease import this_process
+from pipeline.work import Board, Failure, Gone, Held, Progress, log_of, work
 from stages.config import InputError
-from stages.stage import Report, Runtime
 
 ATTEMPTS = 5
-"""Times a step is started whose worker dies, or whose inputs turn out damaged, before it counts as failed."""
+"""Times in a row that a step may lose its worker, or have its output damaged, before it counts as failed."""
+PROGRESS_SECONDS = 60.0
+"""What ran for so long, and got further than ever before, has left a checkpoint: its losses count anew."""
+NODE_ATTEMPTS = 50
+"""The same where the whole machine went: spot machines do, and it is not the step's fault."""
+WINDOW = 1000
+"""Steps given to Ray at a time: enough for an autoscaler to see what is wanted."""
 POLL_SECONDS = 0.25
-
-
-class Progress(NamedTuple):
-    """A running step's report."""
-
-    done: int
-    total: int
-    figures: dict[str, float]
-    host: str
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a step failed. bad_input: the user can mend it, as with a corrupt image."""
-
-    why: str
-    log: str
-    bad_input: bool = False
+WAITING_SECONDS = 30.0
+"""A run in which nothing happens for so long says what it waits for."""
+HELD_SECONDS = 5.0
+"""How often a step that another run has is looked at."""
 
 
 @dataclass
@@ -74,10 +67,14 @@ class Watcher(Protocol):
     def failed(self, step: Step, failure: Failure) -> None:
         """A step will not be tried again."""
 
+    def waiting(self, why: str) -> None:
+        """Nothing runs, and why."""
+
 
 def cached_steps(plan: Plan, store: Store) -> set[str]:
     """The keys of the plan's steps that are done and whole."""
-    return {key for key, step in plan.steps.items() if committed(store, step) is not None}
+    found = store.look((step.stage, step.key) for step in plan.steps.values())
+    return {manifest.key for manifest, missing in found if is_whole(plan.steps[manifest.key], manifest, missing)}
 
 
 def needed_steps(plan: Plan, cached: set[str]) -> set[str]:
@@ -93,18 +90,26 @@ class Runner:
     """One run of a plan on the Ray cluster that this process is connected to."""
 
     def __init__(
-        self, plan: Plan, store: Store, runtimes: Runtimes, resources: Mapping[str, float], watcher: Watcher
+        self, plan: Plan, store: Store, runtimes: Runtimes, cluster: Sequence[Machine], watcher: Watcher
     ) -> None:
         self._plan, self._store, self._runtimes, self._watcher = plan, store, runtimes, watcher
-        self._resources = resources
+        self._machines, self._gpus = cluster, has_gpus(cluster)
+        self._owner = this_process()
         self._damaged: set[str] = set()
         self._task: Any = None
-        self._attempts: Counter[str] = Counter()
+        self._board: Any = None
         self._outcome = Outcome()
         self._running: dict[Any, Step] = {}
-        self._ready: deque[Step] = deque()
+        self._in_flight: Counter[str] = Counter()
+        self._ready: defaultdict[str, deque[Step]] = defaultdict(deque)
+        self._held: list[tuple[float, int, Step]] = []
+        self._number = count()
         self._waiting: dict[str, set[str]] = {}
         self._dependents: defaultdict[str, list[str]] = defaultdict(list)
+        self._losses: Counter[str] = Counter()
+        self._last: dict[str, Progress] = {}
+        self._furthest: dict[str, int] = {}
+        self._event = time.monotonic()
 
     def run(self, cached: set[str], damaged: Collection[str] = ()) -> Outcome:
         """Run what is not in `cached`, and return when nothing more can run. KeyboardInterrupt ends it cleanly.
@@ -116,23 +121,30 @@ class Runner:
         self._outcome.cached = set(cached)
         self._damaged = set(damaged)
         needed = needed_steps(self._plan, cached)
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        check_resources([self._plan.steps[key] for key in needed], self._runtimes, self._resources, machines)
+        check_resources([self._plan.steps[key] for key in needed], self._runtimes, self._machines)
         for key in (key for key in self._plan.steps if key in needed):
             self._wait_for(self._plan.steps[key], needed)
-        self._task = ray.remote(max_retries=0)(_work)
-        board: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Board).remote()
+        self._task = ray.remote(max_retries=0)(work)
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=True
+        )
+        board: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board)
+        self._board = board.options(scheduling_strategy=here).remote()
         try:
-            self._start_ready(board)
-            while self._running:
-                done, _ = ray.wait(list(self._running), timeout=POLL_SECONDS)
-                for reference in done:
-                    self._settle(self._running.pop(reference), reference)
-                self._start_ready(board)
-                self._watcher.progressed(ray.get(board.read.remote()))
+            self._start_ready()
+            shown = time.monotonic()
+            while self._running or self._held:
+                self._settle_done()
+                self._start_ready()
+                if time.monotonic() - shown > POLL_SECONDS:
+                    shown = time.monotonic()
+                    self._watch()
+            self._watch()
         finally:
             for reference in self._running:
                 ray.cancel(reference, force=True)
+            for step in self._running.values():
+                self._store.release(step.key, self._owner)
         self._outcome.blocked = set(self._waiting)
         return self._outcome
 
@@ -140,34 +152,60 @@ class Runner:
         """Start the step once those of its inputs that are in `keys` are committed."""
         inputs = {ref.key for ref in step.inputs.values() if ref.key in keys}
         if not inputs:
-            self._ready.append(step)
+            self._ready[step.stage].append(step)
             return
         self._waiting[step.key] = inputs
         for key in inputs:
             self._dependents[key].append(step.key)
 
-    def _start_ready(self, board: Any) -> None:
-        while self._ready:
-            step = self._ready.popleft()
-            self._attempts[step.key] += 1
-            runtime = self._runtimes.of(step.stage)
-            options: dict[str, Any] = ray_options(runtime, step.stage, self._resources)
-            task = self._task.options(**options).remote(
-                step, self._store.url, runtime, board, step.key in self._damaged
-            )
-            self._running[task] = step
+    def _start_ready(self) -> None:
+        """Give Ray what may start now, those of later stages first: they free what they need sooner."""
+        while self._held and self._held[0][0] < time.monotonic():
+            step = heapq.heappop(self._held)[2]
+            self._ready[step.stage].append(step)
+        for stage, ready in reversed(self._ready.items()):
+            runtime = self._runtimes.of(stage)
+            # A step of several workers is led by a task that takes nothing: only as many as can work.
+            grouped = workers_of(runtime, stage) > 1
+            most = at_once(runtime, stage, self._machines) if grouped else WINDOW
+            while ready and self._in_flight[stage] < most and len(self._running) < WINDOW:
+                self._start(ready.popleft(), {} if grouped else wants(runtime, stage, self._gpus))
 
-    def _settle(self, step: Step, reference: Any) -> None:
-        """Take in how a task ended."""
+    def _start(self, step: Step, wanted: Mapping[str, float]) -> None:
+        runtime = self._runtimes.of(step.stage)
+        task = self._task.options(**ray_options(wanted))
+        arguments = (step, self._store.url, runtime, self._board, self._owner, step.key in self._damaged)
+        self._running[task.remote(*arguments)] = step
+        self._in_flight[step.stage] += 1
+
+    def _settle_done(self) -> None:
+        """Wait a little for tasks that end, and take in all that have."""
+        import ray
+
+        if not self._running:
+            time.sleep(POLL_SECONDS)
+            return
+        running = list(self._running)
+        done, _ = ray.wait(running, timeout=POLL_SECONDS, fetch_local=False)
+        if done:
+            done, _ = ray.wait(running, num_returns=len(running), timeout=0, fetch_local=False)
+        for reference in done:
+            step = self._running.pop(reference)
+            self._in_flight[step.stage] -= 1
+            self._settle(step, self._last.pop(step.key, None), reference)
+            self._event = time.monotonic()
+
+    def _settle(self, step: Step, report: Progress | None, reference: Any) -> None:
+        """Take in how a task ended whose last report is given."""
         import ray
 
         try:
             result = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            self._fail(step, Failure(f"it could not start on a worker: {error}", self._log(step)))
+            self._fail(step, Failure(f"it could not start on a worker: {error}", log_of(step, self._store)))
             return
         except ray.exceptions.RayError as error:
-            self._repeat(step, f"its worker died ({type(error).__name__})")
+            self._lost(step, report, error)
             return
         if isinstance(result, Manifest):
             self._outcome.ran.add(step.key)
@@ -176,10 +214,14 @@ class Runner:
                 self._waiting[dependent].discard(step.key)
                 if not self._waiting[dependent]:
                     del self._waiting[dependent]
-                    self._ready.append(self._plan.steps[dependent])
-        elif isinstance(result, _Gone):
+                    ready = self._plan.steps[dependent]
+                    self._ready[ready.stage].append(ready)
+        elif isinstance(result, Gone):
             self._wait_for(step, {result.ref.key})
             self._make_again(self._plan.steps[result.ref.key], result.why)
+        elif isinstance(result, Held):
+            wait = min(result.seconds, HELD_SECONDS)
+            heapq.heappush(self._held, (time.monotonic() + wait, next(self._number), step))
         else:
             self._fail(step, result)
 
@@ -188,78 +230,67 @@ class Runner:
         self._outcome.cached.discard(step.key)
         self._outcome.ran.discard(step.key)
         self._damaged.add(step.key)
-        if not (step.key in self._waiting or step in self._ready or step in self._running.values()):
-            self._repeat(step, why)
+        held = (waiting for _, _, waiting in self._held)
+        if not (
+            step.key in self._waiting
+            or step in self._ready[step.stage]
+            or step in self._running.values()
+            or step in held
+        ):
+            self._repeat(step, why, ATTEMPTS)
 
-    def _repeat(self, step: Step, why: str) -> None:
+    def _lost(self, step: Step, report: Progress | None, error: Exception) -> None:
+        """A task ended without a result: its worker, or its machine, is gone."""
+        import ray
+
+        if report is not None and report.done > self._furthest.get(step.key, 0):
+            self._furthest[step.key] = report.done
+            if report.seconds > PROGRESS_SECONDS:
+                self._losses[step.key] = 0
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        if isinstance(error, ray.exceptions.OutOfMemoryError):
+            why = "it was ended because its machine ran out of memory; ask for more with runtime.memory_gb"
+            self._repeat(step, why, ATTEMPTS)
+        elif isinstance(error, ray.exceptions.NodeDiedError) or (report is not None and report.node not in alive):
+            self._repeat(step, "its machine is gone", NODE_ATTEMPTS)
+        else:
+            self._repeat(step, f"its worker died ({type(error).__name__})", ATTEMPTS)
+
+    def _repeat(self, step: Step, why: str, attempts: int) -> None:
         if step.key in self._outcome.failed:
             return
-        if self._attempts[step.key] >= ATTEMPTS:
-            self._fail(step, Failure(f"{why}, {ATTEMPTS} times; was memory short?", self._log(step)))
+        self._losses[step.key] += 1
+        if self._losses[step.key] >= attempts:
+            what = f"{why}, {attempts} times without getting further; was memory short?"
+            self._fail(step, Failure(what, log_of(step, self._store)))
             return
         self._watcher.repeated(step, why)
-        self._ready.append(step)
-
-    def _log(self, step: Step) -> str:
-        return _log_of(step, self._store)
+        self._ready[step.stage].append(step)
 
     def _fail(self, step: Step, failure: Failure) -> None:
         self._outcome.failed[step.key] = failure
         self._watcher.failed(step, failure)
 
+    def _watch(self) -> None:
+        """Show what the steps reported; where nothing happens, say what is waited for."""
+        import ray
 
-@dataclass(frozen=True)
-class _Gone:
-    """What a worker returns when an input is not there."""
+        reports = ray.get(self._board.read.remote())
+        self._watcher.progressed(reports)
+        running = {step.key for step in self._running.values()}
+        self._last |= {key: report for key, report in reports.items() if key in running}
+        if self._last:
+            self._event = time.monotonic()
+        elif time.monotonic() - self._event > WAITING_SECONDS:
+            self._event = time.monotonic()
+            self._watcher.waiting(self._why())
 
-    ref: Ref
-    why: str
-
-
-class _Board:
-    """The Ray actor to which running steps report; the driver reads it."""
-
-    def __init__(self) -> None:
-        self._reports: dict[str, Progress] = {}
-
-    def write(self, key: str, progress: Progress) -> None:
-        self._reports[key] = progress
-
-    def read(self) -> dict[str, Progress]:
-        """The reports since the last reading."""
-        reports, self._reports = self._reports, {}
-        return reports
-
-
-def _work(step: Step, url: str, runtime: Runtime, board: Any, again: bool) -> Manifest | _Gone | Failure:
-    """The Ray task: one step. What went wrong is returned as data, since not every exception can be pickled."""
-    store = open_store(url)
-    report = _reporter(step.key, board)
-    try:
-        report(0, 1, {})
-        return execute(step, store, runtime, report, again)
-    except InputGone as gone:
-        return _Gone(gone.ref, gone.why)
-    except Exception as error:  # noqa: BLE001
-        log = _log_of(step, store)
-        name = "" if isinstance(error, (InputError, StoreError)) else f"{type(error).__name__}: "
-        return Failure(f"{name}{error}", log, isinstance(error, InputError))
-
-
-def _log_of(step: Step, store: Store) -> str:
-    try:
-        return str(store.scratch(step.key) / LOG)
-    except StoreError:
-        return "none was written"
-
-
-def _reporter(key: str, board: Any) -> Report:
-    host, last = socket.gethostname(), 0.0
-
-    def report(done: int, total: int, figures: dict[str, float]) -> None:
-        nonlocal last
-        if time.monotonic() - last > POLL_SECONDS:
-            last = time.monotonic()
-            board.write.remote(key, Progress(done, total, figures, host))
-
-    return report
+    def _why(self) -> str:
+        """What is waited for while no step works."""
+        if not self._running:
+            return f"another run has the {len(self._held)} steps that could run; theirs count when they are done"
+        try:
+            check_resources(self._running.values(), self._runtimes, machines())
+        except InputError as error:
+            return f"no machine for {len(self._running)} steps: {error}"
+        return f"{len(self._running)} steps wait for a free machine"

@@ -26,6 +26,7 @@ from pipeline.store.files import (
     temporary_file,
     write_down,
 )
+from pipeline.store.lease import is_dead
 from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError
 from pipeline.store.names import LEASE_SECONDS, key_prefix, run_file, whole_key, whole_lines
 from stages.config import InputError
@@ -153,21 +154,24 @@ class LocalStore:
     def acquire(self, key: str, owner: str) -> float:
         """A file of the owner's name, as old as its last renewal."""
         path = self._lease(key)
-        with temporary_file(path.parent) as temporary:
-            temporary.write_text(owner)
-            while not link_anew(temporary, path):
-                try:
-                    holder, renewed = path.read_text(), path.stat().st_mtime
-                    if holder == owner:
-                        os.utime(path)
-                        return 0.0
-                except FileNotFoundError:
-                    continue  # given back since
-                left = LEASE_SECONDS - (temporary.stat().st_mtime - renewed)
-                if left > 0:
-                    return left
-                temporary.replace(path)  # two that do so at once both work, and one commit counts
-                break
+        try:
+            with temporary_file(path.parent) as temporary:
+                temporary.write_text(owner)
+                while not link_anew(temporary, path):
+                    try:
+                        holder, renewed = path.read_text(), path.stat().st_mtime
+                        if holder == owner:
+                            os.utime(path)
+                            return 0.0
+                    except FileNotFoundError:
+                        continue  # given back since
+                    left = LEASE_SECONDS - (temporary.stat().st_mtime - renewed)
+                    if left > 0 and not is_dead(holder):
+                        return left
+                    temporary.replace(path)  # two that do so at once both work, and one commit counts
+                    break
+        except OSError as error:
+            raise self._explained(error, path, len(owner)) from error
         return 0.0
 
     def release(self, key: str, owner: str) -> None:

@@ -16,9 +16,9 @@ OWN = """
 import signal, sys
 from cluster.connect import connected
 signal.signal(signal.SIGTERM, signal.default_int_handler)
-with connected(None) as resources:
+with connected(None) as machines:
     import ray
-    print(resources["CPU"], ray.get_runtime_context().gcs_address, flush=True)
+    print(machines[0]["CPU"], ray.get_runtime_context().gcs_address, flush=True)
     assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
     sys.stdin.read()
 assert not ray.is_initialized()
@@ -26,9 +26,9 @@ assert not ray.is_initialized()
 JOIN = """
 import sys
 from cluster.connect import connected
-with connected(sys.argv[1]) as resources:
+with connected(sys.argv[1]) as machines:
     import ray
-    print(resources["CPU"], ray.get_runtime_context().gcs_address)
+    print(machines[0]["CPU"], ray.get_runtime_context().gcs_address)
 """
 
 

@@ -18,6 +18,7 @@ from cluster.connect import connected
 from pipeline.experiment import parse
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
+from pipeline.resources import Machine
 
 COMMAND = Path(sys.executable).with_name("brewline")
 TINY: dict[str, Any] = {
@@ -115,7 +116,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_file: Path, brewline
 
 
 @pytest.fixture(scope="session")
-def resources() -> Iterator[Mapping[str, float]]:
+def machines() -> Iterator[list[Machine]]:
     """One local Ray for all tests that need one in this process."""
     with connected(None) as found:
         yield found

@@ -12,18 +12,17 @@ import pytest
 from pipeline.execute import LOG
 from pipeline.experiment import Runtimes
 from pipeline.plan import Plan
-from pipeline.resources import at_once, check_resources, ray_options
+from pipeline.resources import Machine, at_once, check_resources, ray_options, wants
 from pipeline.runner import (
     ATTEMPTS,
-    Failure,
     Outcome,
-    Progress,
     Runner,
     cached_steps,
     needed_steps,
 )
 from pipeline.step import Step
 from pipeline.store import Manifest, Store, open_store
+from pipeline.work import Failure, Progress
 from stages.config import InputError
 from stages.data.dataset_config import ImageNet
 from stages.data.datasets import resolve
@@ -41,6 +40,7 @@ class Record:
         self.done: list[str] = []
         self.again: list[tuple[str, str]] = []
         self.broken: list[str] = []
+        self.waited: list[str] = []
 
     def progressed(self, reports: Mapping[str, Progress]) -> None:
         self.progress += reports.items()
@@ -54,9 +54,12 @@ class Record:
     def failed(self, step: Step, failure: Failure) -> None:
         self.broken.append(step.label)
 
+    def waiting(self, why: str) -> None:
+        self.waited.append(why)
 
-def run(plan: Plan, store: Store, resources: Mapping[str, float], record: Record) -> Outcome:
-    return Runner(plan, store, RUNTIMES, resources, record).run(cached_steps(plan, store))
+
+def run(plan: Plan, store: Store, machines: list[Machine], record: Record) -> Outcome:
+    return Runner(plan, store, RUNTIMES, machines, record).run(cached_steps(plan, store))
 
 
 def labels(plan: Plan, keys: set[str]) -> set[str]:
@@ -74,11 +77,9 @@ def copied(finished: Any, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished.store, tmp_path / "store"))
 
 
-def test_each_step_runs_once_after_its_inputs(
-    tmp_path: Path, plan_tiny: Planner, resources: Mapping[str, float]
-) -> None:
+def test_each_step_runs_once_after_its_inputs(tmp_path: Path, plan_tiny: Planner, machines: list[Machine]) -> None:
     plan, store, record = plan_tiny({"victims.count": 2}), open_store(tmp_path), Record()
-    outcome = run(plan, store, resources, record)
+    outcome = run(plan, store, machines, record)
     assert (outcome.ran, outcome.cached, outcome.failed, outcome.blocked) == (set(plan.steps), set(), {}, set())
     assert sorted(record.done) == sorted(labels(plan, set(plan.steps)))
     position = {label: number for number, label in enumerate(record.done)}
@@ -96,11 +97,11 @@ def test_each_step_runs_once_after_its_inputs(
 
 
 def test_a_failing_step_blocks_those_who_need_it_and_nobody_else(
-    tmp_path: Path, plan_tiny: Planner, resources: Mapping[str, float]
+    tmp_path: Path, plan_tiny: Planner, machines: list[Machine]
 ) -> None:
     training = {"epochs": 2, "learning_rate": 1e30, "augmentation": {"flip": False, "pad": 1}}
     plan, store, record = plan_tiny({"victims.training": training}), open_store(tmp_path), Record()
-    outcome = run(plan, store, resources, record)
+    outcome = run(plan, store, machines, record)
     assert labels(plan, set(outcome.failed)) == {"retrain clean victim 0", "retrain case 0 victim 0"}
     assert {plan.steps[key].stage for key in outcome.blocked} == {"evaluate", "summarize"}
     assert {plan.steps[key].stage for key in outcome.ran} == {"prepare", "pretrain", "case", "brew", "select", "export"}
@@ -110,7 +111,7 @@ def test_a_failing_step_blocks_those_who_need_it_and_nobody_else(
         assert "training.learning_rate" in failure.why
         assert not failure.bad_input
         assert "Traceback (most recent call last)" in Path(failure.log).read_text()
-    again = run(plan, store, resources, Record())
+    again = run(plan, store, machines, Record())
     assert (again.ran, again.cached, set(again.failed)) == (set(), outcome.ran, set(outcome.failed))
 
 
@@ -147,12 +148,12 @@ def workers_of(step: Step, store: Store, processes: Any) -> list[int]:
 
 
 def test_a_step_whose_worker_is_killed_runs_again(
-    tmp_path: Path, plan_tiny: Planner, resources: Mapping[str, float], processes: Any
+    tmp_path: Path, plan_tiny: Planner, machines: list[Machine], processes: Any
 ) -> None:
     plan, store = plan_tiny({"surrogates.training.epochs": 100}), open_store(tmp_path)
     surrogate = next(step for step in plan.steps.values() if step.stage == "pretrain")
     killer = Killer(surrogate, 1, lambda: workers_of(surrogate, store, processes))
-    outcome = run(plan, store, resources, killer)
+    outcome = run(plan, store, machines, killer)
     assert killer.left == 0
     assert [label for label, why in killer.again if "its worker died" in why] == [surrogate.label]
     assert outcome.ran == set(plan.steps)
@@ -160,12 +161,12 @@ def test_a_step_whose_worker_is_killed_runs_again(
 
 
 def test_a_step_whose_workers_keep_dying_fails_and_the_rest_goes_on(
-    tmp_path: Path, plan_tiny: Planner, resources: Mapping[str, float], processes: Any
+    tmp_path: Path, plan_tiny: Planner, machines: list[Machine], processes: Any
 ) -> None:
     plan, store = plan_tiny({"surrogates.training.epochs": 100_000}), open_store(tmp_path)
     surrogate = next(step for step in plan.steps.values() if step.stage == "pretrain")
     killer = Killer(surrogate, ATTEMPTS, lambda: workers_of(surrogate, store, processes))
-    outcome = run(plan, store, resources, killer)
+    outcome = run(plan, store, machines, killer)
     assert list(outcome.failed) == [surrogate.key]
     assert f"its worker died (WorkerCrashedError), {ATTEMPTS} times" in outcome.failed[surrogate.key].why
     clean = {"retrain clean victim 0", "evaluate case 0 clean victim 0"}
@@ -187,7 +188,7 @@ def imagenet_tree(imagenet_sample_folder: Path, tmp_path_factory: pytest.TempPat
 
 
 def test_a_worker_killed_in_a_shard_costs_that_shard(
-    tmp_path: Path, plan_tiny: Planner, resources: Mapping[str, float], processes: Any, imagenet_tree: Path
+    tmp_path: Path, plan_tiny: Planner, machines: list[Machine], processes: Any, imagenet_tree: Path
 ) -> None:
     dataset = resolve(ImageNet(root=imagenet_tree, size=64)).model_dump(mode="json")
     changes = {"dataset": dataset, "shards.images_per_shard": 500, "attack.budget": 0.01, "training.epochs": 1}
@@ -195,7 +196,7 @@ def test_a_worker_killed_in_a_shard_costs_that_shard(
     shards = {step.label: step for step in plan.steps.values() if step.stage == "shard"}
     assert list(shards) == ["shard train 0", "shard train 1", "shard test 0"]
     killer = Killer(shards["shard train 0"], 1, lambda: workers_of(shards["shard train 0"], store, processes))
-    outcome = run(plan, store, resources, killer)
+    outcome = run(plan, store, machines, killer)
     assert killer.left == 0
     assert [label for label, why in killer.again if "its worker died" in why] == ["shard train 0"]
     assert outcome.ran == set(plan.steps) and len(killer.done) == len(plan.steps)
@@ -203,16 +204,16 @@ def test_a_worker_killed_in_a_shard_costs_that_shard(
 
 
 def test_the_death_of_the_board_that_workers_report_to_costs_nothing(
-    tmp_path: Path, plan_tiny: Planner, resources: Mapping[str, float], processes: Any
+    tmp_path: Path, plan_tiny: Planner, machines: list[Machine], processes: Any
 ) -> None:
     plan, store = plan_tiny({"surrogates.training.epochs": 100}), open_store(tmp_path)
     surrogate = next(step for step in plan.steps.values() if step.stage == "pretrain")
 
     def boards() -> list[int]:
-        return [pid for pid, command in processes.below(os.getpid()).items() if command.startswith("ray::_Board")][:1]
+        return [pid for pid, command in processes.below(os.getpid()).items() if command.startswith("ray::Board")][:1]
 
     killer = Killer(surrogate, 1, boards)
-    outcome = run(plan, store, resources, killer)
+    outcome = run(plan, store, machines, killer)
     assert killer.left == 0
     assert (outcome.ran, killer.again) == (set(plan.steps), [])
 
@@ -233,7 +234,7 @@ def truncate(blob: Path) -> None:
 def test_a_damaged_output_that_is_needed_is_made_again(
     copied: Path,
     plan_tiny: Planner,
-    resources: Mapping[str, float],
+    machines: list[Machine],
     write_ids: Callable[[Path], dict[str, str]],
     damage: Callable[[Path], None],
     stage: str,
@@ -248,7 +249,7 @@ def test_a_damaged_output_that_is_needed_is_made_again(
     before = write_ids(copied)
     store.remove(*summary.ref)
     damage(copied / "blobs" / blob.sha256)
-    outcome = run(plan, store, resources, record)
+    outcome = run(plan, store, machines, record)
     assert damaged.key in outcome.ran
     told = [why for label, why in record.again if label == damaged.label] + [caplog.text]
     assert any(blob.name in text for text in told), "the damage must be told"
@@ -276,9 +277,11 @@ def test_what_nobody_needs_does_not_run(copied: Path, plan_tiny: Planner) -> Non
 
 
 def test_more_than_the_cluster_has_is_refused_before_anything_runs(plan_tiny: Planner) -> None:
-    steps, cluster = list(plan_tiny({}).steps.values()), {"CPU": 4.0, "memory": 8e9}
-    machines = [{"CPU": 1.0, "memory": 8e9}, {"CPU": 4.0, "memory": 1e9}]
-    check_resources(steps, Runtimes(cpus=4, memory_gb=1), cluster, machines)
+    steps = list(plan_tiny({}).steps.values())
+    machines = [{"CPU": 1.0, "memory": 8e9}, {"CPU": 4.0, "memory": 1e9, "spot": 1.0}]
+    check_resources(steps, Runtimes(cpus=4, memory_gb=1, resources={"spot": 1}), machines)
+    check_resources(steps, Runtimes(cpus=1, workers=5), machines)
+    check_resources(steps, Runtimes(cpus=1, workers=8, min_workers=5), machines)
     for runtimes, message in (
         (
             Runtimes(cpus=5),
@@ -286,25 +289,34 @@ def test_more_than_the_cluster_has_is_refused_before_anything_runs(plan_tiny: Pl
         ),
         (Runtimes(memory_gb=9), "runtime.memory_gb: .* takes 9e.09 memory, and the largest machine .* has 8e.09"),
         (Runtimes(gpus=0.5), "runtime.gpus: .* takes 0.5 GPU, and the largest machine of the cluster has 0"),
+        (Runtimes(resources={"tpu": 1}), "runtime.resources.tpu: .* takes 1 tpu, and the largest machine .* has 0"),
         (Runtimes(stages={"brew": Runtime(cpus=5)}), "stage brew takes 5 CPU"),
         (Runtimes(cpus=4, memory_gb=8), "and no machine has all that at once"),
         (Runtimes(device="cuda"), "is cuda, and the cluster has no GPU"),
+        (Runtimes(workers=6), "runtime.workers: .* takes 6 workers .* has room for 5; .* runtime.min_workers"),
     ):
         with pytest.raises(InputError, match=message):
-            check_resources(steps, runtimes, cluster, machines)
+            check_resources(steps, runtimes, machines)
 
 
 def test_time_left_counts_what_runs_at_the_same_time() -> None:
-    cluster = {"CPU": 16.0, "GPU": 2.0, "memory": 8e9}
-    assert at_once(Runtime(cpus=2), "prepare", cluster) == 8
-    assert at_once(Runtime(cpus=2), "brew", cluster) == 2
-    assert at_once(Runtime(memory_gb=2, device="cpu"), "brew", cluster) == 4
+    machines = [{"CPU": 8.0, "GPU": 1.0, "memory": 4e9}] * 2
+    assert at_once(Runtime(cpus=2), "prepare", machines) == 8
+    assert at_once(Runtime(cpus=2), "brew", machines) == 2
+    assert at_once(Runtime(memory_gb=2, device="cpu"), "brew", machines) == 4
+    assert at_once(Runtime(workers=2, gpus=0.5), "retrain", machines) == 2
+    assert at_once(Runtime(workers=2, gpus=0.5), "brew", machines) == 4
 
 
 def test_only_what_computes_takes_a_gpu_where_there_is_one() -> None:
-    cluster = {"CPU": 4.0, "GPU": 2.0}
-    assert ray_options(Runtime(), "brew", cluster)["num_gpus"] == 1
-    assert ray_options(Runtime(), "prepare", cluster)["num_gpus"] == 0
-    assert ray_options(Runtime(), "brew", {"CPU": 4.0})["num_gpus"] == 0
-    assert ray_options(Runtime(device="cpu"), "brew", cluster)["num_gpus"] == 0
-    assert ray_options(Runtime(gpus=0.25), "brew", cluster)["num_gpus"] == 0.25
+    assert wants(Runtime(), "brew", gpus=True)["GPU"] == 1
+    assert "GPU" not in wants(Runtime(), "prepare", gpus=True)
+    assert "GPU" not in wants(Runtime(), "brew", gpus=False)
+    assert "GPU" not in wants(Runtime(device="cpu"), "brew", gpus=True)
+    assert wants(Runtime(gpus=0.25), "brew", gpus=True)["GPU"] == 0.25
+    assert ray_options(wants(Runtime(gpus=0.25, resources={"spot": 1}), "brew", gpus=True)) == {
+        "num_cpus": 1,
+        "num_gpus": 0.25,
+        "memory": 0,
+        "resources": {"spot": 1},
+    }

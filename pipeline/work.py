@@ -1,0 +1,113 @@
+"""What runs in a Ray task: one step under its lease, and its reports to the driver.
+
+All that the driver learns comes back as data, since not every exception can be pickled. No Ray object crosses from
+one step to another: a task gets a step as data and reads its inputs from the store.
+"""
+
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pipeline.execute import LOG, InputGone, committed, execute
+from pipeline.step import Ref, Step
+from pipeline.store import Manifest, Store, StoreError, open_store
+from pipeline.store.lease import leased
+from stages.config import InputError
+from stages.stage import Report, Runtime
+
+REPORT_SECONDS = 0.25
+
+
+class Progress(NamedTuple):
+    """A running step's report.  node: Ray's name of the machine it runs on.  seconds: since this attempt began."""
+
+    done: int
+    total: int
+    figures: dict[str, float]
+    host: str
+    node: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a step failed. bad_input: the user can mend it, as with a corrupt image."""
+
+    why: str
+    log: str
+    bad_input: bool = False
+
+
+@dataclass(frozen=True)
+class Gone:
+    """An input is not there: the step that makes it must run again first."""
+
+    ref: Ref
+    why: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """Another run has the step's lease, for so many seconds at most unless it is renewed."""
+
+    seconds: float
+
+
+class Board:
+    """The Ray actor to which running steps report; the driver reads it."""
+
+    def __init__(self) -> None:
+        self._reports: dict[str, Progress] = {}
+
+    def write(self, key: str, progress: Progress) -> None:
+        """A step's report, in place of its last one."""
+        self._reports[key] = progress
+
+    def read(self) -> dict[str, Progress]:
+        """The reports since the last reading."""
+        reports, self._reports = self._reports, {}
+        return reports
+
+
+def work(
+    step: Step, url: str, runtime: Runtime, board: Any, owner: str, again: bool
+) -> Manifest | Gone | Held | Failure:
+    """One step, from the store at `url` and into it. owner: of its lease.  again: though it seems to be done."""
+    store = open_store(url)
+    report = _reporter(step.key, board)
+    try:
+        with leased(store, step.key, owner) as wait:
+            if wait:
+                return (None if again else committed(store, step)) or Held(wait)
+            report(0, 1, {})
+            return execute(step, store, runtime, report, again)
+    except InputGone as gone:
+        return Gone(gone.ref, gone.why)
+    except Exception as error:  # noqa: BLE001
+        name = "" if isinstance(error, (InputError, StoreError)) else f"{type(error).__name__}: "
+        return Failure(f"{name}{error}", log_of(step, store), isinstance(error, InputError))
+
+
+def log_of(step: Step, store: Store) -> str:
+    """Where a step's log is."""
+    try:
+        return str(store.scratch(step.key) / LOG)
+    except StoreError:
+        return "none was written"
+
+
+def _reporter(key: str, board: Any) -> Report:
+    import ray
+
+    host, node = socket.gethostname(), ray.get_runtime_context().get_node_id()
+    began, last = time.monotonic(), 0.0
+
+    def report(done: int, total: int, figures: dict[str, float]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > REPORT_SECONDS:
+            last = now
+            board.write.remote(key, Progress(done, total, figures, host, node, now - began))
+
+    return report
