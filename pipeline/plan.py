@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 
 from pipeline.experiment import Experiment
 from pipeline.step import Ref, Step, canonical
@@ -21,11 +22,13 @@ class Plan:
     """The steps of a run by key, inputs before those who need them.
 
     summaries: the step that sums up each variant of the experiment; under "" where there are no variants.
+    variants: the variant that each step is of, the first one where several share it.
     """
 
     name: str
     steps: dict[str, Step] = field(default_factory=dict)
     summaries: dict[str, Ref] = field(default_factory=dict)
+    variants: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def run(self) -> str:
@@ -51,6 +54,8 @@ def plan(experiments: Mapping[str, Experiment]) -> Plan:
     made = Plan(next(iter(experiments.values())).name)
     for variant, experiment in experiments.items():
         made.summaries[variant] = _plan(experiment, made)
+        for key in islice(reversed(made.steps), len(made.steps) - len(made.variants)):
+            made.variants[key] = variant
     return made
 
 

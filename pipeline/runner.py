@@ -28,8 +28,8 @@ PROGRESS_SECONDS = 60.0
 """What ran for so long, and got further than ever before, has left a checkpoint: its losses count anew."""
 NODE_ATTEMPTS = 50
 """The same where the whole machine went: spot machines do, and it is not the step's fault."""
-WINDOW = 1000
-"""Steps given to Ray at a time: enough for an autoscaler to see what is wanted."""
+SPARE = 16
+"""Steps of a stage given to Ray besides twice as many as can run: no slot is ever idle, and Ray's queue stays short."""
 POLL_SECONDS = 0.25
 WAITING_SECONDS = 30.0
 """A run in which nothing happens for so long says what it waits for."""
@@ -167,8 +167,8 @@ class Runner:
             runtime = self._runtimes.of(stage)
             # A step of several workers is led by a task that takes nothing: only as many as can work.
             grouped = workers_of(runtime, stage) > 1
-            most = at_once(runtime, stage, self._machines) if grouped else WINDOW
-            while ready and self._in_flight[stage] < most and len(self._running) < WINDOW:
+            most = at_once(runtime, stage, self._machines) * (1 if grouped else 2) + (0 if grouped else SPARE)
+            while ready and self._in_flight[stage] < most:
                 self._start(ready.popleft(), {} if grouped else wants(runtime, stage, self._gpus))
 
     def _start(self, step: Step, wanted: Mapping[str, float]) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 from pipeline.experiment import Experiment
 from pipeline.plan import Plan
-from pipeline.plan import plan as plan_of
 from pipeline.step import Step
 from stages import retrain
 from stages.data.dataset_config import DatasetConfig, Digits
@@ -24,15 +23,12 @@ def sizes(plan: Plan, experiments: Mapping[str, Experiment]) -> dict[str, int]:
 
     Raw shards, networks, poisons and logits to within a few KB; JPEG shards as an estimate.
     """
-    found: dict[str, int] = {}
     seen: dict[DatasetConfig, Description] = {}  # a listing takes long
-    for variant, experiment in experiments.items():
+    for experiment in experiments.values():
         if experiment.dataset not in seen:
             seen[experiment.dataset] = describe(experiment.dataset, absent_ok=True)
-        of = _Sizes(experiment, seen[experiment.dataset])
-        for key, step in plan_of({variant: experiment}).steps.items():
-            found.setdefault(key, of(step))
-    return {key: found[key] for key in plan.steps}
+    of = {variant: _Sizes(experiment, seen[experiment.dataset]) for variant, experiment in experiments.items()}
+    return {key: of[plan.variants[key]](step) for key, step in plan.steps.items()}
 
 
 def gigabytes(steps: Iterable[Step], written: Mapping[str, int]) -> str:

@@ -7,6 +7,7 @@ A configuration is pydantic data. Its *identity* is everything that changes what
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,20 +52,22 @@ class Config(BaseModel):
 
 def identity(config: BaseModel) -> dict[str, Any]:
     """The JSON-ready fields of `config` that decide what a step computes, defaults included, locations left out."""
+    return {name: _identity_of(getattr(config, name), config) for name in _identity_fields(type(config))}
 
-    def of(value: Any) -> Any:
-        if isinstance(value, BaseModel):
-            return identity(value)
-        if isinstance(value, dict):
-            return {str(name): of(item) for name, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [of(item) for item in value]
-        if value is None or isinstance(value, bool | int | float | str):
-            return value
-        raise TypeError(f"{type(config).__name__} holds a {type(value).__name__}, which has no place in an identity")
 
-    return {
-        name: of(getattr(config, name))
-        for name, field in type(config).model_fields.items()
-        if not any(isinstance(mark, NotIdentity) for mark in field.metadata)
-    }
+def _identity_of(value: Any, config: BaseModel) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, BaseModel):
+        return identity(value)
+    if isinstance(value, list | tuple):
+        return [_identity_of(item, config) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _identity_of(item, config) for name, item in value.items()}
+    raise TypeError(f"{type(config).__name__} holds a {type(value).__name__}, which has no place in an identity")
+
+
+@cache
+def _identity_fields(kind: type[BaseModel]) -> tuple[str, ...]:
+    marks = {name: field.metadata for name, field in kind.model_fields.items()}
+    return tuple(name for name, found in marks.items() if not any(isinstance(mark, NotIdentity) for mark in found))
