@@ -175,7 +175,7 @@ def status(
         for name in opened.runs():
             print(name)
         return
-    found = list(runs.states(opened, run))
+    found = runs.states(opened, run)
     for state in ("running", "failed"):
         for step in (step for step in found if step.state == state):
             print(f"{state:<8} {step.label:<34} {step.key[:SHOWN]}  since {step.since}  {step.note}")

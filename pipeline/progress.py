@@ -1,12 +1,14 @@
 """What a run shows while it runs, and what it writes down: a live table or plain lines, and the event log."""
 
 import json
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 from rich.console import Console
 from rich.live import Live
@@ -63,11 +65,12 @@ class Reporter:
         }
         self._settled: set[str] = set()
         self._beat = self._flushed = time.monotonic()
+        self._driver = uuid4().hex[:8]
         self._unwritten: list[str] = []
         self._live = Live(get_renderable=self._table, console=console, refresh_per_second=4, transient=False)
 
     def __enter__(self) -> "Reporter":
-        self._log("run", "began", cached=self._done(), total=len(self._plan.steps))
+        self._log("run", "began", cached=self._done(), total=len(self._plan.steps), host=socket.gethostname())
         self._flush()
         if self._console.is_terminal:
             self._live.start()
@@ -179,7 +182,8 @@ class Reporter:
         self._log(step.label, event, key=step.key, **facts)
 
     def _log(self, what: str, event: str, **facts: Any) -> None:
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "what": what, "event": event, **facts}
+        time_now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = {"time": time_now, "driver": self._driver, "what": what, "event": event, **facts}
         self._unwritten.append(json.dumps(line))
 
     def _flush(self) -> None:

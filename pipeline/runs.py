@@ -2,9 +2,10 @@
 
 import json
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from pipeline.store import Manifest, Store
 from stages.config import InputError, nearest
 
 EXPERIMENT, PLAN, SUMMARY, TABLE = "experiment.yaml", "plan.json", "summary.json", "table.txt"
-STATES = ("done", "running", "failed", "left")
+STATES = ("done", "running", "failed", "blocked", "left")
 SILENCE_SECONDS = 8 * HEARTBEAT_SECONDS
-"""A run whose event log is silent for so long was killed."""
+"""A run that has written no event for so long, by the store's clock, was killed."""
 
 
 def record(store: Store, plan: Plan, experiments: Mapping[str, Experiment]) -> None:
@@ -55,7 +56,7 @@ def planned(store: Store, run: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class StepState:
-    """What became of a planned step. state: done, running, failed or left; since: its last event, ISO 8601."""
+    """What became of a planned step. state: one of STATES; since: when it came to be so, ISO 8601."""
 
     label: str
     stage: str
@@ -65,39 +66,63 @@ class StepState:
     note: str = ""
 
 
-def states(store: Store, run: str) -> Iterator[StepState]:
-    """Each step of a run and how far it is, from the store alone.
+def states(store: Store, run: str) -> list[StepState]:
+    """Each step of a run and how far it is, from the store alone, so from any machine.
 
-    A step counts as running while its run says so every few seconds in the event log, and no longer.
+    A step counts as running while the run that started it says so every few seconds in the event log, and no longer.
     """
-    last: dict[str, dict[str, Any]] = {}
-    alive, newest = False, ""
+    steps = planned(store, run)
+    done = {key for stage in {step["stage"] for step in steps} for key in store.keys(stage)}
+    last, alive = _last_events(store, run)
+    found: list[StepState] = []
+    stuck: set[str] = set()
+    for step in steps:
+        key, event = step["key"], last.get(step["key"], {})
+        state, since, note = "left", event.get("time", ""), ""
+        if key in done:
+            state = "done"
+        elif event.get("event") == "failed":
+            state, note = "failed", event["why"]
+        elif event.get("event") in ("running", "progress") and event["driver"] in alive:
+            far = f"{event['done']} of {event['total']}, " if "done" in event else ""
+            state, note = "running", f"{far}on {event['host']}"
+        elif not stuck.isdisjoint(step["inputs"].values()):
+            state, since = "blocked", ""
+        else:
+            since = ""
+        if state in ("failed", "blocked"):
+            stuck.add(key)
+        found.append(StepState(step["label"], step["stage"], key, state, since, note))
+    return found
+
+
+def _last_events(store: Store, run: str) -> tuple[dict[str, dict[str, Any]], set[str]]:
+    """What the event log says last of each step, by key, and which of the processes that wrote it are at work.
+
+    `running` and its `progress` are one; when a run begins, what failed before is tried again.
+    """
+    events = []
     for line in (store.read_run(run, EVENTS) or b"").decode().splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:  # cut short when a disk was full
-            continue
-        newest = event["time"]
-        if event["what"] == "run":
-            alive = event["event"] == "began"
-            if alive:
-                last = {key: old for key, old in last.items() if old["event"] == "done"}
+        with suppress(ValueError):  # cut short when a disk was full
+            events.append(json.loads(line))
+    events.sort(key=lambda event: str(event["time"]))  # several processes write parts of their own
+    last: dict[str, dict[str, Any]] = {}
+    heard: dict[str, datetime] = {}
+    for event in events:
+        heard[event["driver"]] = datetime.fromisoformat(event["time"])
+        if event["event"] == "began":
+            last = {key: old for key, old in last.items() if old["event"] != "failed"}
+        elif event["event"] in ("ended", "interrupted"):
+            del heard[event["driver"]]
         elif "key" in event:
             last[event["key"]] = {**last.get(event["key"], {}), **event}
-    quiet_since = datetime.now(UTC) - timedelta(seconds=SILENCE_SECONDS)
-    alive = alive and datetime.fromisoformat(newest) > quiet_since
-    for step in planned(store, run):
-        event = last.get(step["key"], {})
-        since = event.get("time", "")
-        if store.read(step["stage"], step["key"]) is not None:
-            yield StepState(step["label"], step["stage"], step["key"], "done", since)
-        elif event.get("event") == "failed":
-            yield StepState(step["label"], step["stage"], step["key"], "failed", since, event["why"])
-        elif alive and event.get("event") in ("running", "progress"):
-            done = f"{event['done']} of {event['total']}, " if "done" in event else ""
-            yield StepState(step["label"], step["stage"], step["key"], "running", since, f"{done}on {event['host']}")
-        else:
-            yield StepState(step["label"], step["stage"], step["key"], "left")
+            if event["event"] in ("running", "repeated"):
+                last[event["key"]] = event
+    age = store.age_run(run, EVENTS)
+    if age is None or age > SILENCE_SECONDS or not heard:
+        return last, set()
+    quiet_since = max(heard.values()) - timedelta(seconds=SILENCE_SECONDS)
+    return last, {driver for driver, time in heard.items() if time > quiet_since}
 
 
 def made_of(store: Store, prefix: str) -> tuple[Ref, dict[str, Any]]:

@@ -105,6 +105,10 @@ class Store(Protocol):
         """All committed steps, or those of one stage, in order of stage and key."""
         ...
 
+    def keys(self, stage: str) -> set[str]:
+        """The keys of a stage's committed steps; no manifest is read."""
+        ...
+
     def find(self, prefix: str) -> list[tuple[str, str]]:
         """The (stage, key) of each committed step whose key begins so. Raises InputError below 4 hex characters."""
         ...

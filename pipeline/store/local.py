@@ -187,6 +187,10 @@ class LocalStore:
             if (manifest := self.read(path.parent.name, path.stem)) is not None:
                 yield manifest
 
+    def keys(self, stage: str) -> set[str]:
+        """The files' names."""
+        return {path.stem for path in (self._steps / stage).glob("[0-9a-f]*.json")}
+
     def find(self, prefix: str) -> list[tuple[str, str]]:
         """By the files' names."""
         return sorted((path.parent.name, path.stem) for path in self._steps.glob(f"*/{key_prefix(prefix)}*.json"))

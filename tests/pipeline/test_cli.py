@@ -105,13 +105,13 @@ def test_status_lists_runs_and_tells_how_far_one_is(brewline: Brewline, copied: 
     rows = {
         line.split()[0]: line.split()[1:] for line in brewline("status", run, "--store", copied).stdout.splitlines()
     }
-    assert rows["stage"] == ["done", "running", "failed", "left"]
-    assert rows["brew"] == ["2", "0", "0", "0"]
+    assert rows["stage"] == ["done", "running", "failed", "blocked", "left"]
+    assert rows["brew"] == ["2", "0", "0", "0", "0"]
     next((copied / "steps" / "brew").glob("*.json")).unlink()
     rows = {
         line.split()[0]: line.split()[1:] for line in brewline("status", run, "--store", copied).stdout.splitlines()
     }
-    assert rows["brew"] == ["1", "0", "0", "1"]
+    assert rows["brew"] == ["1", "0", "0", "0", "1"]
     refused(brewline("status", f"{run}x", "--store", copied), f"did you mean '{run}'")
 
 

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from pipeline.plan import Plan
 from pipeline.progress import EVENTS, Reporter
-from pipeline.runner import Failure, Progress
 from pipeline.step import Step
 from pipeline.store import Manifest, open_store
+from pipeline.work import Failure, Progress
 from stages.stage import STAGES
 
 Planner = Callable[[dict[str, Any]], Plan]

@@ -1,7 +1,9 @@
 """A run's folder tells, from the store alone, what was asked, how far it is and what each key is made of."""
 
 import json
+import os
 import shutil
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,9 @@ def test_states_follow_the_store_and_the_events(store: Store, finished: Any) -> 
 
     def event(what: str, kind: str, **facts: Any) -> None:
         key = {"key": steps[what]["key"]} if what in steps else {}
-        store.append_run(run, EVENTS, json.dumps({"time": at, "what": what, "event": kind, **key, **facts}) + "\n")
+        store.append_run(
+            run, EVENTS, json.dumps({"time": at, "driver": "other", "what": what, "event": kind, **key, **facts}) + "\n"
+        )
 
     event("run", "began")
     event("select case 0", "running", host="there")
@@ -60,14 +64,18 @@ def test_states_follow_the_store_and_the_events(store: Store, finished: Any) -> 
         "no space",
         at,
     )
-    assert found["summarize"].state == "left"
-    log = store.read_run(run, EVENTS) or b""
-    store.write_run(run, EVENTS, log.replace(at[:19].encode(), b"2026-01-02T03:04:05"))
+    assert found["summarize"].state == "blocked"
+    log = Path(store.place(f"runs/{run}/{EVENTS}"))
+    os.utime(log, (0, time.time() - 2 * runs.SILENCE_SECONDS))
     silent = {state.label: state.state for state in runs.states(store, run)}
     assert silent["select case 0"] == "left", "a run that has said nothing for long was killed"
     assert silent["export case 0"] == "failed"
     event("run", "interrupted")
     assert {state.state for state in runs.states(store, run) if state.label == "select case 0"} == {"left"}
+    event("run", "began")
+    assert {state.label: state.state for state in runs.states(store, run)}["export case 0"] == "left", (
+        "it is tried again"
+    )
 
 
 def test_made_of_looks_into_manifests_and_plans(store: Store, finished: Any) -> None:
