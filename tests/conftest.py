@@ -2,10 +2,11 @@
 
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from s3_server import OTHER_KEYS, S3Server, serving
 
 from stages import prepare, shard
 from stages.data.dataset_config import DatasetConfig
@@ -59,6 +60,30 @@ def prepared() -> Callable[..., Path]:
         return out
 
     return prepare_all
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One real S3 server a session; each test takes a prefix of its own, and leaves the server running."""
+    with serving(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_environment(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What this process, and those that the test starts, need to use the server: keys, and a node's cache."""
+    needed = {**s3_server.owner.environment, "BREWLINE_NODE_CACHE": str(tmp_path / "node")}
+    for name in OTHER_KEYS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in needed.items():
+        monkeypatch.setenv(name, value)
+    return needed
+
+
+@pytest.fixture
+def s3_url(s3_server: S3Server, s3_environment: dict[str, str]) -> str:
+    """The URL of a new, empty store in S3 that this process may use."""
+    return s3_server.url()
 
 
 def _unpacked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -1,10 +1,11 @@
 """What a commit needs of a file system: whole writes, names that are given once, content that can be checked."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -65,8 +66,8 @@ def _sha256_of_state(path: Path, inode: int, size: int, mtime_ns: int) -> str:
     return sha256_of(path)
 
 
-def plain_files(folder: Path, blobs: Path) -> list[tuple[str, Path]]:
-    """All files below `folder` as (POSIX name, path), sorted; a link to a file in `blobs` is one too.
+def plain_files(folder: Path, stored: Callable[[Path], bool]) -> list[tuple[str, Path]]:
+    """All files below `folder` as (POSIX name, path), sorted; a link to a file that is `stored` already is one too.
 
     Raises StoreError if one is another link or a device.
     """
@@ -78,7 +79,7 @@ def plain_files(folder: Path, blobs: Path) -> list[tuple[str, Path]]:
     for parent, folders, files in os.walk(folder, onerror=fail):
         for path in (Path(parent, name) for name in [*folders, *files]):
             mode = path.lstat().st_mode
-            if stat.S_ISREG(mode) or (stat.S_ISLNK(mode) and path.resolve().parent == blobs.resolve()):
+            if stat.S_ISREG(mode) or (stat.S_ISLNK(mode) and stored(path.resolve())):
                 found.append((path.relative_to(folder).as_posix(), path))
             elif not stat.S_ISDIR(mode):
                 raise StoreError(
@@ -121,4 +122,28 @@ def sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     finally:
+        os.close(descriptor)
+
+
+def take_lock(path: Path, shared: bool = False, wait: bool = True) -> int | None:
+    """A lock, held until the descriptor is closed or the process dies; null where another has it and we do not wait.
+
+    Who holds it alone may delete its file.
+    """
+    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, how)
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            pass
+        except OSError:
+            os.close(descriptor)
+            raise
         os.close(descriptor)

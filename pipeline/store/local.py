@@ -109,7 +109,7 @@ class LocalStore:
         """Blobs first, then the manifest. Files are near: what is there is read and checked, `again` or not."""
         needed = 0
         try:
-            outputs = plain_files(folder, self._blobs)
+            outputs = plain_files(folder, lambda path: path.parent == self._blobs.resolve())
             needed = sum(path.stat().st_size for _, path in outputs)
             blobs = tuple(self._store(name, path) for name, path in outputs)
             if blobs:

@@ -7,6 +7,9 @@ from stages.config import InputError
 LEASE_SECONDS = 45.0
 """A lease that is not renewed for so long is another's to take: its holder is dead, or cut off."""
 
+GRACE_SECONDS = 7 * 24 * 3600.0
+"""A blob that no manifest names is left alone for so long: an attempt may be about to name it."""
+
 
 def whole_key(key: str) -> str:
     """`key` if it is a whole key. Raises ValueError else: whatever lies in a key's scratch folder gets deleted."""

@@ -7,9 +7,11 @@ behind its back, as a damaged disk or another program would.
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,7 +20,7 @@ from stages.config import InputError
 
 
 class Folder:
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, request: pytest.FixtureRequest, tmp_path: Path) -> None:
         self.root = tmp_path / "store"
         self.store: Store = open_store(self.root)
 
@@ -38,13 +40,37 @@ class Folder:
         (self.root / name).unlink()
 
 
-KINDS = {"folder": Folder}
+class Bucket:
+    def __init__(self, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+        self.url: str = request.getfixturevalue("s3_url")
+        self.client = request.getfixturevalue("s3_server").client()
+        self.store: Store = open_store(self.url)
+        parts = urlsplit(self.url)
+        self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
+
+    def names(self) -> set[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
+        found = (entry["Key"].removeprefix(f"{self.prefix}/") for page in pages for entry in page.get("Contents", ()))
+        return {"/".join(name.split("/")[:3]) for name in found if name.startswith(("blobs/", "steps/", "runs/"))}
+
+    def get(self, name: str) -> bytes:
+        data: bytes = self.client.get_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")["Body"].read()
+        return data
+
+    def put(self, name: str, data: bytes) -> None:
+        self.client.put_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}", Body=data)
+
+    def delete(self, name: str) -> None:
+        self.client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
+
+
+KINDS = {"folder": Folder, "s3": Bucket}
 OUTPUTS = {"poisons/images.npy": b"\x00\x01\x02" * 1000, "poisons/deep/er/ids.npy": b"12345678", "empty": b""}
 
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
-    return KINDS[request.param](tmp_path)
+    return KINDS[request.param](request, tmp_path)
 
 
 def key_of(text: object) -> str:
@@ -56,14 +82,14 @@ def draft(key: str, stage: str = "brew", **changes: Any) -> Manifest:
     return Manifest(stage=stage, key=key, version=1, **fields | changes)
 
 
-def commit(store: Store, manifest: Manifest, outputs: dict[str, bytes]) -> Manifest:
+def commit(store: Store, manifest: Manifest, outputs: dict[str, bytes], again: bool = False) -> Manifest:
     """Do what the runner does: write the outputs in the attempt's scratch folder and commit them."""
     folder = store.scratch(manifest.key) / manifest.write_id
     folder.mkdir()
     for name, data in outputs.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-    committed = store.commit(folder, manifest)
+    committed = store.commit(folder, manifest, again)
     store.clear_scratch(manifest.key)
     return committed
 
@@ -124,7 +150,7 @@ def test_damage_is_found_and_repaired(kind: Folder, tmp_path: Path, damage: str,
     assert (caught.value.stage, caught.value.key, caught.value.name) == ("brew", key, name)
 
     outputs = OUTPUTS if rerun == "same bytes" else OUTPUTS | {name: b"not deterministic"}
-    second = commit(store, draft(key), outputs)
+    second = commit(store, draft(key), outputs, again=damage == "flipped")  # as the runner does once a fetch failed
     assert (second == first) == (rerun == "same bytes")
     assert store.read("brew", key) == second
     assert store.verify(second) == []
@@ -304,21 +330,26 @@ def test_scratch_files_are_found_again(kind: Folder) -> None:
     assert (store.scratch(key) / "checkpoint").read_bytes() == b"step 100"
 
 
-def test_hits_are_quick(kind: Folder, capsys: pytest.CaptureFixture[str]) -> None:
-    for step in range(1000):
-        data = {f"blob{number}": f"{step} {number}".encode() for number in range(3)}
-        for content in data.values():
-            kind.put(f"blobs/{sha256(content).hexdigest()}", content)
+def test_many_steps_are_looked_at_at_once(kind: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    shared, contents = b"the base", {step: str(step).encode() for step in range(1000)}
+    objects = {f"blobs/{sha256(data).hexdigest()}": data for data in (shared, *contents.values())}
+    for step, own in contents.items():
         blobs = [
-            {"name": name, "size": len(content), "sha256": sha256(content).hexdigest()}
-            for name, content in data.items()
+            {"name": name, "size": len(data), "sha256": sha256(data).hexdigest()}
+            for name, data in (("base", shared), ("own", own))
         ]
-        kind.put(f"steps/brew/{key_of(step)}.json", draft(key_of(step), blobs=blobs).to_json())
-    started, hits = time.perf_counter(), 0
-    for step in range(1000):
-        manifest = kind.store.read("brew", key_of(step))
-        hits += manifest is not None and not kind.store.missing(manifest)
+        objects[f"steps/brew/{key_of(step)}.json"] = draft(key_of(step), blobs=blobs).to_json()
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda item: kind.put(*item), objects.items()))
+    kind.delete(f"blobs/{sha256(contents[7]).hexdigest()}")
+    kind.delete(f"steps/brew/{key_of(8)}.json")
+    asked = [("brew", key_of(step)) for step in (*contents, "never run")] + [("retrain", key_of(1))]
+
+    started = time.perf_counter()
+    found = {manifest.key: missing for manifest, missing in kind.store.look(asked)}
     seconds = time.perf_counter() - started
-    assert hits == 1000
+    assert found.keys() == {key_of(step) for step in contents} - {key_of(8)}
+    assert {key: [blob.name for blob in missing] for key, missing in found.items() if missing} == {key_of(7): ["own"]}
+    assert seconds < 60
     with capsys.disabled():
-        print(f"\n1,000 hits of 3 blobs: {seconds:.2f} s")
+        print(f"\n1,000 hits of 2 blobs: {seconds:.2f} s")

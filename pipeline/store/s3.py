@@ -1,0 +1,359 @@
+"""A store in a bucket of S3, or of anything that speaks S3 and honours conditional writes, which `probe` tries out.
+
+Blobs are uploaded first and looked at; then the manifest is created on the condition that there is none. An answer may
+get lost and a request be repeated, so a condition that does not hold is looked into: what is there may be our own.
+Inputs come through this node's cache, and steps work in scratch folders on the node's disk.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from pipeline.store.files import plain_files, sha256_of
+from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError
+from pipeline.store.names import GRACE_SECONDS, LEASE_SECONDS, key_prefix, run_file, whole_key, whole_lines
+from pipeline.store.node_cache import NodeCache
+from pipeline.store.node_scratch import NodeScratch
+from pipeline.store.s3_address import Address
+from pipeline.store.s3_client import THREADS, Patience
+from pipeline.store.s3_errors import ABSENT, S3Error
+from pipeline.store.s3_objects import Objects
+from pipeline.store.s3_segments import Segments
+
+log = logging.getLogger(__name__)
+
+FILES = 4
+"""Files that are hashed, uploaded or downloaded at once; the parts of each go in parallel besides."""
+MANY = 100
+"""Steps from which on `look` lists what there is before it reads."""
+
+
+class S3Store:
+    """The store at an address. It is pickled without its connections, so it may be sent to other processes."""
+
+    def __init__(self, address: Address, patience: Patience | None = None) -> None:
+        self.url = address.url
+        self._address, self._patience = address, patience or Patience()
+        self._objects = Objects(self._address, self._patience)
+        self._segments = Segments(self._objects)
+        self._leases: dict[str, str] = {}
+
+    def __reduce__(self) -> Any:
+        return S3Store, (self._address, self._patience)
+
+    def probe(self) -> None:
+        """Each request that a commit makes, below `probe/`; and this node's cache."""
+        from pipeline.store.s3_probe import probe
+
+        probe(self._address)
+        self._cache.probe()
+
+    def read(self, stage: str, key: str) -> Manifest | None:
+        """The step's manifest."""
+        found = self._read(stage, key)
+        return found[0] if found else None
+
+    def missing(self, manifest: Manifest) -> list[Blob]:
+        """By HEAD, or by LIST where there are many."""
+        sizes = self._objects.sizes("blobs", {blob.sha256 for blob in manifest.blobs})
+        return [blob for blob in manifest.blobs if sizes.get(blob.sha256) != blob.size]
+
+    def look(self, steps: Iterable[tuple[str, str]]) -> Iterator[tuple[Manifest, list[Blob]]]:
+        """Manifests and blobs of all the steps at once; where there are many, those that are absent by LIST."""
+        wanted = list(dict.fromkeys(steps))
+        if len(wanted) >= MANY:
+            there: dict[tuple[str, str], int] = {}
+            for stage in {stage for stage, _ in wanted}:
+                names = {f"{key}.json": (stage, key) for of, key in wanted if of == stage}
+                there |= {names[name]: size for name, size in self._objects.sizes(f"steps/{stage}", names).items()}
+            wanted = [step for step in wanted if step in there]
+        with ThreadPoolExecutor(THREADS) as pool:
+            manifests = [manifest for manifest in pool.map(lambda step: self.read(*step), wanted) if manifest]
+        sizes = self._objects.sizes("blobs", {blob.sha256 for manifest in manifests for blob in manifest.blobs})
+        for manifest in manifests:
+            yield manifest, [blob for blob in manifest.blobs if sizes.get(blob.sha256) != blob.size]
+
+    def verify(self, manifest: Manifest) -> list[str]:
+        """Every blob read and hashed as it comes in."""
+        with ThreadPoolExecutor(FILES) as pool:
+            problems = pool.map(self._content_problem, manifest.blobs)
+            return [
+                f"{blob.name} ({self._objects.place(_blob(blob))}) {problem}"
+                for blob, problem in zip(manifest.blobs, problems, strict=True)
+                if problem
+            ]
+
+    def fetch(self, manifest: Manifest, folder: Path) -> None:
+        """Symbolic links to this node's cache, where the blobs are pinned as long as `folder` is there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        cache = self._cache
+        try:
+            pin = cache.pin(folder)
+            with ThreadPoolExecutor(FILES) as pool:
+                blobs = list({blob.sha256: blob for blob in manifest.blobs}.values())
+                found = pool.map(lambda blob: cache.hold(blob, pin, lambda path: self._download(blob, path)), blobs)
+                problems = dict(zip((blob.sha256 for blob in blobs), found, strict=True))
+        except OSError as error:
+            raise cache.explained(error, folder, sum(blob.size for blob in manifest.blobs)) from error
+        for blob in manifest.blobs:
+            if problem := problems[blob.sha256]:
+                raise DamagedBlob(manifest.stage, manifest.key, blob.name, problem)
+            _lay(pin / blob.sha256, folder / blob.name)
+
+    def commit(self, folder: Path, draft: Manifest, again: bool = False) -> Manifest:
+        """Blobs first, then the manifest. What is there is taken for whole by its size and its uploader's word for its
+        sha256; with `again` it is uploaded anew, and others' blobs are read and hashed."""
+        try:
+            outputs = plain_files(folder, self._cache.holds)
+            with ThreadPoolExecutor(FILES) as pool:
+                blobs = tuple(pool.map(lambda output: self._store(output[0], output[1], again), outputs))
+            manifest = self._settle(draft.model_copy(update={"blobs": blobs}), again)
+            if manifest.write_id == draft.write_id:
+                # A blob that was there may have been collected before the manifest named it.
+                gone = {blob.name for blob in self.missing(manifest)}
+                for name, path in outputs:
+                    if name in gone:
+                        self._store(name, path, again=True)
+            return manifest
+        except FileNotFoundError as error:
+            # Another attempt that committed this step has cleared its scratch, and this folder with it.
+            theirs = self.read(draft.stage, draft.key)
+            if theirs is None or (self.verify(theirs) if again else self.missing(theirs)):
+                raise StoreError(f"output {error.filename} of {draft.stage} is gone; run the step again") from error
+            return theirs
+        except OSError as error:
+            raise StoreError(f"store {self.url}: {error}; what was to be stored is still in {folder}") from error
+
+    def scratch(self, key: str) -> Path:
+        """A folder on this node's disk."""
+        try:
+            return self._scratch.folder(key)
+        except OSError as error:
+            raise self._cache.explained(error, self._cache.root, 0) from error
+
+    def push_scratch(self, key: str, name: str) -> str:
+        """Upload the file as it is now, though a newer one takes its place meanwhile."""
+        path = self.scratch(key) / name
+        snapshot = path.with_name(f".{uuid4().hex}.pushed")
+        try:
+            os.link(path, snapshot)
+            self._objects.upload(snapshot, f"scratch/{key}/{name}")
+        except OSError as error:
+            raise StoreError(f"{path} could not be brought to {self.url}: {error}") from error
+        finally:
+            snapshot.unlink(missing_ok=True)
+        return self.place(f"scratch/{key}/{name}")
+
+    def pull_scratch(self, key: str, name: str) -> None:
+        """Download it beside, then in its place."""
+        path = self.scratch(key) / name
+        part = path.with_name(f".{uuid4().hex}.pulled")
+        try:
+            if self._objects.head(f"scratch/{key}/{name}") is not None:
+                self._objects.download(f"scratch/{key}/{name}", part)
+                part.replace(path)
+        except S3Error as error:
+            if error.code not in ABSENT:
+                raise
+        except OSError as error:
+            raise self._cache.explained(error, path, 0) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def clear_scratch(self, key: str) -> None:
+        """The folder on this node, and what was pushed."""
+        self._scratch.clear(key)
+        for pushed in list(self._objects.names(f"scratch/{whole_key(key)}/")):
+            self._objects.delete(pushed.name)
+
+    def acquire(self, key: str, owner: str) -> float:
+        """An object of the owner's name, as old as its last renewal; each write is another, so a renewal shows."""
+        name, data = f"leases/{whole_key(key)}", f"{owner}\n{uuid4().hex}".encode()
+        while not self._objects.put(name, data, new=True):
+            found = self._objects.get(name)
+            if found is None:
+                continue  # given back since
+            body, lease = found
+            left = LEASE_SECONDS - lease.age
+            if body != data and _owner(body) != owner and left > 0:
+                return left
+            if body == data or self._objects.put(name, data, instead_of=lease.etag):
+                break
+        return 0.0
+
+    def release(self, key: str, owner: str) -> None:
+        """Drop the object."""
+        found = self._objects.get(f"leases/{whole_key(key)}")
+        if found is not None and _owner(found[0]) == owner:
+            self._objects.delete(f"leases/{key}")
+
+    def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
+        """All committed steps, read a page of a LIST at a time."""
+        for of in [stage] if stage else self._objects.folders("steps/"):
+            for page in self._objects.pages(f"steps/{of}/"):
+                keys = [Path(entry.name).stem for entry in page]
+                with ThreadPoolExecutor(THREADS) as pool:
+                    yield from filter(None, pool.map(lambda key, of=of: self.read(of, key), keys))
+
+    def find(self, prefix: str) -> list[tuple[str, str]]:
+        """By the objects' names."""
+        begin = key_prefix(prefix)
+        return [
+            (stage, Path(entry.name).stem)
+            for stage in self._objects.folders("steps/")
+            for entry in self._objects.names(f"steps/{stage}/{begin}")
+        ]
+
+    def remove(self, stage: str, key: str) -> bool:
+        """Drop the step's manifest."""
+        there = self._objects.head(_manifest(stage, key)) is not None
+        if there:
+            self._objects.delete(_manifest(stage, key))
+        return there
+
+    def runs(self) -> list[str]:
+        """The names of all runs, sorted."""
+        return self._objects.folders("runs/")
+
+    def write_run(self, run: str, name: str, data: bytes) -> None:
+        """Write a run's file."""
+        self._objects.put(f"runs/{run_file(run, name)}", data)
+
+    def read_run(self, run: str, name: str) -> bytes | None:
+        """A run's file: one object, or what was appended."""
+        found = self._objects.get(f"runs/{run_file(run, name)}")
+        return found[0] if found else self._segments.read(f"runs/{run_file(run, name)}")
+
+    def append_run(self, run: str, name: str, lines: str) -> None:
+        """A write of this process's own part of the file."""
+        self._segments.append(f"runs/{run_file(run, name)}", whole_lines(lines))
+
+    def age_run(self, run: str, name: str) -> float | None:
+        """By the server's clock."""
+        found = self._objects.head(f"runs/{run_file(run, name)}")
+        return found.age if found else self._segments.age(f"runs/{run_file(run, name)}")
+
+    def place(self, name: str) -> str:
+        """An address."""
+        return self._objects.place(name)
+
+    @property
+    def _cache(self) -> NodeCache:
+        return NodeCache.of_node()
+
+    @property
+    def _scratch(self) -> NodeScratch:
+        """Apart from those of other stores: their attempts at the same step end at other times."""
+        return NodeScratch(self._cache.root / "scratch" / hashlib.sha256(self.url.encode()).hexdigest()[:16])
+
+    def _read(self, stage: str, key: str) -> tuple[Manifest, str] | None:
+        """The step's manifest and its ETag."""
+        name = _manifest(stage, key)
+        found = self._objects.get(name)
+        return (Manifest.from_json(found[0], self.place(name), stage, key), found[1].etag) if found else None
+
+    def _problem(self, blob: Blob) -> str | None:
+        """What is wrong with a stored blob, by its size and its uploader's word."""
+        found = self._objects.head(_blob(blob))
+        if found is None:
+            return "is not in the store"
+        if found.size != blob.size:
+            return f"has {found.size} bytes, not {blob.size}"
+        return None if found.sha256 == blob.sha256 else "was not written by brewline"
+
+    def _content_problem(self, blob: Blob) -> str | None:
+        """What is wrong with a stored blob, by its bytes."""
+        found = self._objects.sha256(_blob(blob))
+        if found is None:
+            return "is not in the store"
+        digest, facts = found
+        if facts.size != blob.size:
+            return f"has {facts.size} bytes, not {blob.size}"
+        return None if digest == blob.sha256 else "holds other bytes than its sha256 says"
+
+    def _download(self, blob: Blob, path: Path) -> bool:
+        try:
+            self._objects.download(_blob(blob), path)
+        except S3Error as error:
+            if error.code in ABSENT:
+                return False
+            raise
+        return True
+
+    def _store(self, name: str, source: Path, again: bool) -> Blob:
+        """Bring one output file in as a blob: kept if it is there, put in its place if it is damaged.
+
+        An output that is a link to a fetched blob is that blob: it was hashed when it was fetched, and is not read.
+        """
+        linked = source.is_symlink()
+        digest = source.resolve().name if linked else sha256_of(source)
+        blob = Blob(name=name, size=source.stat().st_size, sha256=digest)
+        found = None if again and not linked else self._objects.head(_blob(blob))
+        if found is not None and (found.size, found.sha256) == (blob.size, digest):
+            if found.age > GRACE_SECONDS / 2:
+                with suppress(S3Error):  # it was collected just now, and is found absent below
+                    self._objects.refresh(_blob(blob), digest)
+            if found.age <= GRACE_SECONDS / 2 or self._problem(blob) is None:
+                return blob
+        self._objects.upload(source, _blob(blob), digest)
+        if problem := self._problem(blob):
+            raise StoreError(f"{source} did not arrive whole in {self.place(_blob(blob))}: it {problem}; run again")
+        if found is not None:
+            log.warning("repaired %s of %s: it had %s bytes", name, self.place(_blob(blob)), f"{found.size:,}")
+        return blob
+
+    def _settle(self, manifest: Manifest, again: bool) -> Manifest:
+        """Write the manifest unless a whole one is there: the one that counts."""
+        name, data = _manifest(manifest.stage, manifest.key), manifest.to_json()
+        while not self._objects.put(name, data, new=True):
+            found = self._read(manifest.stage, manifest.key)
+            if found is None:
+                continue  # removed since
+            theirs, etag = found
+            if theirs.write_id == manifest.write_id:
+                return theirs  # our own, whose answer was lost
+            problems = self._problems(theirs, manifest, again)
+            if not problems:
+                return theirs
+            if self._objects.put(name, data, instead_of=etag):
+                log.warning("replaced manifest %s: %s", self.place(name), "; ".join(problems))
+                break
+        return manifest
+
+    def _problems(self, theirs: Manifest, ours: Manifest, again: bool) -> list[str]:
+        """What is wrong with another attempt's blobs; those that are ours too were just looked at."""
+        looked_at = {blob.sha256 for blob in ours.blobs}
+        others = [blob for blob in theirs.blobs if blob.sha256 not in looked_at]
+        with ThreadPoolExecutor(FILES) as pool:
+            found = pool.map(self._content_problem if again else self._problem, others)
+            return [f"{blob.name} {problem}" for blob, problem in zip(others, found, strict=True) if problem]
+
+
+def _lay(source: Path, target: Path) -> None:
+    """A link to a pinned blob. One of an attempt that was interrupted is replaced: its pin may be gone."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        if target.readlink().name == source.name:
+            target.unlink()
+    try:
+        target.symlink_to(source)
+    except FileExistsError as error:
+        raise StoreError(f"{target} is there already and is not {source}; fetch into a new folder") from error
+
+
+def _blob(blob: Blob) -> str:
+    return f"blobs/{blob.sha256}"
+
+
+def _manifest(stage: str, key: str) -> str:
+    return f"steps/{stage}/{whole_key(key)}.json"
+
+
+def _owner(lease: bytes) -> str:
+    return lease.decode(errors="replace").partition("\n")[0]

@@ -1,0 +1,281 @@
+"""Objects below one prefix of a bucket: whole small ones, large ones as files, and lists of them.
+
+An answer may get lost after the request was done, so whoever writes on a condition reads back.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pipeline.store.manifest import StoreError
+from pipeline.store.s3_address import Address
+from pipeline.store.s3_client import THREADS, Connection, Patience, broke_off, connect
+from pipeline.store.s3_errors import ABSENT, CHANGED, S3Error, explained, redaction, server_clock
+
+REPLACED = 5
+"""Times that an object may be replaced while it is downloaded."""
+READ = 1 << 20
+PAGE = 1000
+"""Objects that a LIST gives at once."""
+
+T = TypeVar("T")
+
+_CONNECTING = threading.Lock()
+
+
+class Object(NamedTuple):
+    """An object without its bytes. age: seconds since it was written, by the server's clock."""
+
+    size: int
+    etag: str
+    age: float
+    sha256: str
+    """What its uploader said; empty where another program wrote it."""
+
+
+class Listed(NamedTuple):
+    """An object as a LIST gives it: its name below the store's prefix, bytes, seconds since it was written."""
+
+    name: str
+    size: int
+    age: float
+
+
+class Objects:
+    """The objects of a store, by their names below its prefix. Threads may share it; it is pickled unconnected."""
+
+    def __init__(self, address: Address, patience: Patience) -> None:
+        self.address, self.patience = address, patience
+        self._connection: Connection | None = None
+
+    def __reduce__(self) -> Any:
+        return Objects, (self.address, self.patience)
+
+    def place(self, name: str) -> str:
+        """The address of `name`, for people."""
+        return f"{self.address.place}/{name}"
+
+    def head(self, name: str) -> Object | None:
+        """What is there under `name`; None where nothing is."""
+        try:
+            return _object(self.call("head_object", name))
+        except S3Error as error:
+            if error.code in ABSENT:
+                return None
+            raise
+
+    def get(self, name: str) -> tuple[bytes, Object] | None:
+        """A small object; None where there is none."""
+        return self._read(name, b"".join)
+
+    def sha256(self, name: str) -> tuple[str, Object] | None:
+        """The sha256 of an object of any size, as it is read now; None where there is none."""
+
+        def digest(chunks: Iterable[bytes]) -> str:
+            hashed = hashlib.sha256()
+            for chunk in chunks:
+                hashed.update(chunk)
+            return hashed.hexdigest()
+
+        return self._read(name, digest)
+
+    def put(self, name: str, data: bytes, new: bool = False, instead_of: str = "", **options: Any) -> bool:
+        """Write a small object, checked by its sha256 on arrival; False where the condition does not hold.
+
+        new: only where there is none; instead_of: only in place of the object of this ETag. False may come for a
+        write of our own whose answer was lost.
+        """
+        if new:
+            options["IfNoneMatch"] = "*"
+        if instead_of:
+            options["IfMatch"] = instead_of
+        try:
+            self.call("put_object", name, Body=data, ChecksumAlgorithm="SHA256", **options)
+        except S3Error as error:
+            if error.code in CHANGED or (instead_of and error.code in ABSENT):
+                return False
+            raise
+        return True
+
+    def delete(self, name: str) -> None:
+        """Drop an object, if there is one."""
+        self.call("delete_object", name)
+
+    def upload(self, path: Path, name: str, sha256: str = "") -> None:
+        """Write a file, large ones in parallel parts; each part is checked by the server. Raises OSError for `path`."""
+        options = self._kept(sha256) | {"ChecksumAlgorithm": "SHA256"}
+        self._transferred(name, lambda manager, key: manager.upload(str(path), self.address.bucket, key, options))
+
+    def refresh(self, name: str, sha256: str) -> None:
+        """Write an object anew from itself, on the server, so that it is young."""
+        options = self._kept(sha256) | {"MetadataDirective": "REPLACE"}
+        source = {"Bucket": self.address.bucket, "Key": self._key(name)}
+        self._transferred(name, lambda manager, key: manager.copy(source, self.address.bucket, key, options))
+
+    def download(self, name: str, path: Path) -> None:
+        """Read an object into a file, in parallel ranges. Raises OSError for `path`."""
+        self._transferred(name, lambda manager, key: manager.download(self.address.bucket, key, str(path)))
+
+    def names(self, prefix: str, after: str = "") -> Iterator[Listed]:
+        """The objects whose names begin with `prefix`, in order, beyond `after`."""
+        for page in self.pages(prefix, after):
+            yield from page
+
+    def pages(self, prefix: str, after: str = "") -> Iterator[list[Listed]]:
+        """The same, as a LIST gives them: PAGE at once."""
+        options: dict[str, Any] = {"StartAfter": self._key(after)} if after else {}
+        while True:
+            answer = self.call("list_objects_v2", None, Prefix=self._key(prefix), **options)
+            now, start = server_clock(answer), len(self._key(""))
+            yield [
+                Listed(found["Key"][start:], found["Size"], _age(found["LastModified"], now))
+                for found in answer.get("Contents", ())
+            ]
+            if not answer.get("IsTruncated"):
+                return
+            options = {"ContinuationToken": answer["NextContinuationToken"]}
+
+    def folders(self, prefix: str) -> list[str]:
+        """The names that stand between `prefix`, which ends with '/', and the next '/', sorted."""
+        options: dict[str, Any] = {}
+        found: list[str] = []
+        while True:
+            answer = self.call("list_objects_v2", None, Prefix=self._key(prefix), Delimiter="/", **options)
+            found += [entry["Prefix"].rstrip("/").rpartition("/")[2] for entry in answer.get("CommonPrefixes", ())]
+            if not answer.get("IsTruncated"):
+                return sorted(found)
+            options = {"ContinuationToken": answer["NextContinuationToken"]}
+
+    def sizes(self, folder: str, names: Collection[str]) -> dict[str, int]:
+        """The bytes of those of `names` that `folder` has: by LIST as long as that is quicker, then one by one."""
+        wanted = sorted(set(names))
+        found: dict[str, int] = {}
+        reached, budget = "", len(wanted) // 100  # a LIST takes as long as some hundred HEADs, and costs ten
+        if budget:
+            for number, page in enumerate(self.pages(f"{folder}/"), 1):
+                found |= {entry.name.removeprefix(f"{folder}/"): entry.size for entry in page}
+                reached = page[-1].name.removeprefix(f"{folder}/") if page else reached
+                if number == budget and len(page) == PAGE:
+                    break
+            else:
+                wanted = []
+        left = [name for name in wanted if name > reached]
+        with ThreadPoolExecutor(THREADS) as pool:
+            heads = pool.map(lambda name: self.head(f"{folder}/{name}"), left)
+            found |= {name: head.size for name, head in zip(left, heads, strict=True) if head is not None}
+        return {name: found[name] for name in names if name in found}
+
+    def call(self, method: str, name: str | None, **options: Any) -> Any:
+        """One request. Raises S3Error."""
+        with self._errors(name):
+            if name is not None:
+                options["Key"] = self._key(name)
+            return getattr(self._connected.client, method)(Bucket=self.address.bucket, **options)
+
+    def _key(self, name: str) -> str:
+        return f"{self.address.prefix}/{name}".lstrip("/")
+
+    def _kept(self, sha256: str) -> dict[str, Any]:
+        """How an object is kept: what it holds, and in which class."""
+        options: dict[str, Any] = {"Metadata": {"sha256": sha256}} if sha256 else {}
+        return options | ({"StorageClass": self.address.storage_class} if self.address.storage_class else {})
+
+    def _read(self, name: str, take: Callable[[Iterator[bytes]], T]) -> tuple[T, Object] | None:
+        """What `take` makes of an object's bytes; begun anew where the object is replaced meanwhile."""
+        while True:
+            try:
+                first = self.call("get_object", name)
+                found = _object(first)
+                with closing(first["Body"]) as body:
+                    return take(self._chunks(name, body, found)), found
+            except S3Error as error:
+                if error.code in ABSENT:
+                    return None
+                if error.code not in CHANGED:
+                    raise
+
+    def _chunks(self, name: str, body: Any, found: Object) -> Iterator[bytes]:
+        """An object's bytes. A body that breaks off is gone on with where it broke off."""
+        offset, tries, failed_first = 0, 0, 0.0
+        while True:
+            try:
+                while chunk := body.read(READ):
+                    offset, tries = offset + len(chunk), 0
+                    yield chunk
+                return
+            except Exception as error:
+                if not broke_off(error):
+                    raise
+                failed_first = failed_first if tries else time.monotonic()
+                tries += 1
+                if time.monotonic() > failed_first + self.patience.deadline:
+                    raise self._explained(error, name) from None
+                time.sleep(self.patience.pause(tries))
+            if offset >= found.size:
+                return
+            body = self.call("get_object", name, Range=f"bytes={offset}-", IfMatch=found.etag)["Body"]
+
+    def _transferred(self, name: str, submit: Callable[[Any, str], Any]) -> None:
+        """Do a transfer to its end. An object that is replaced meanwhile is begun anew."""
+        from s3transfer.exceptions import S3DownloadFailedError, S3ValidationError
+
+        for _ in range(REPLACED):
+            try:
+                with self._errors(name):
+                    submit(self._connected.transfers, self._key(name)).result()
+                    return
+            except (S3DownloadFailedError, S3ValidationError) as error:
+                last = error
+        raise self._explained(last, name)
+
+    @contextmanager
+    def _errors(self, name: str | None) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError
+        from s3transfer.exceptions import RetriesExceededError
+
+        try:
+            yield
+        except RetriesExceededError as error:
+            raise self._explained(error.last_exception, name) from None
+        except (BotoCoreError, ClientError) as error:
+            raise self._explained(error, name) from None
+        except Exception as error:
+            if not broke_off(error):
+                raise
+            raise self._explained(error, name) from None
+
+    def _explained(self, error: Exception, name: str | None) -> S3Error:
+        place = self.address.place if name is None else self.place(name)
+        return explained(error, place, self.address.bucket, redaction(self._secrets))
+
+    def _secrets(self) -> list[str]:
+        credentials = self._connected.session.get_credentials()
+        try:
+            frozen = credentials.get_frozen_credentials()
+        except Exception:  # noqa: BLE001 -- there are none, or none that can be had now: then none can show
+            return []
+        return [frozen.secret_key, frozen.token, frozen.access_key]
+
+    @property
+    def _connected(self) -> Connection:
+        with _CONNECTING:
+            if self._connection is None:
+                self._connection = connect(self.address, self.patience)
+            return self._connection
+
+
+def _object(answer: Any) -> Object:
+    said = answer.get("Metadata", {}).get("sha256", "")
+    return Object(answer["ContentLength"], answer["ETag"], _age(answer["LastModified"], server_clock(answer)), said)
+
+
+def _age(modified: datetime, now: datetime | None) -> float:
+    if now is None:
+        raise StoreError("the S3 endpoint answers without a Date; leases and ages need it")
+    return max(0.0, (now - modified.astimezone(UTC)).total_seconds())
