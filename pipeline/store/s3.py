@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from pipeline.store.files import plain_files, sha256_of
+from pipeline.store.lease import is_dead
 from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError
 from pipeline.store.names import GRACE_SECONDS, LEASE_SECONDS, key_prefix, run_file, whole_key, whole_lines
 from pipeline.store.node_cache import NodeCache
@@ -42,7 +43,6 @@ class S3Store:
         self._address, self._patience = address, patience or Patience()
         self._objects = Objects(self._address, self._patience)
         self._segments = Segments(self._objects)
-        self._leases: dict[str, str] = {}
 
     def __reduce__(self) -> Any:
         return S3Store, (self._address, self._patience)
@@ -181,7 +181,7 @@ class S3Store:
                 continue  # given back since
             body, lease = found
             left = LEASE_SECONDS - lease.age
-            if body != data and _owner(body) != owner and left > 0:
+            if body != data and _owner(body) != owner and left > 0 and not is_dead(_owner(body)):
                 return left
             if body == data or self._objects.put(name, data, instead_of=lease.etag):
                 break
@@ -200,6 +200,10 @@ class S3Store:
                 keys = [Path(entry.name).stem for entry in page]
                 with ThreadPoolExecutor(THREADS) as pool:
                     yield from filter(None, pool.map(lambda key, of=of: self.read(of, key), keys))
+
+    def keys(self, stage: str) -> set[str]:
+        """The objects' names."""
+        return {Path(entry.name).stem for entry in self._objects.names(f"steps/{stage}/")}
 
     def find(self, prefix: str) -> list[tuple[str, str]]:
         """By the objects' names."""

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipeline.store import LEASE_SECONDS, DamagedBlob, Manifest, Store, StoreError, new_write_id, open_store
+from pipeline.store.lease import this_process
 from stages.config import InputError
 
 
@@ -274,6 +275,7 @@ def test_find_list_and_remove(kind: Folder) -> None:
             store.find(wrong)
     assert list(store.manifests()) == [*brewed, trained]
     assert list(store.manifests("retrain")) == [trained]
+    assert (store.keys("brew"), store.keys("select")) == (set(keys), set())
     assert list(store.manifests("select")) == []
     assert store.remove("brew", keys[0])
     assert not store.remove("brew", keys[0])
@@ -318,6 +320,14 @@ def test_a_lease_is_one_owners_until_it_is_given_back(kind: Folder) -> None:
     assert store.acquire(key, "second") > 0
     store.release(key, "first")
     assert store.acquire(key, "second") == 0
+
+
+def test_a_lease_of_a_process_that_died_here_is_free_at_once(kind: Folder) -> None:
+    name = "from pipeline.store.lease import this_process; print(this_process())"
+    owner = subprocess.run([sys.executable, "-c", name], capture_output=True, text=True, check=True).stdout.strip()
+    assert kind.store.acquire(key_of(1), owner) == 0
+    assert kind.store.acquire(key_of(1), this_process()) == 0
+    assert kind.store.acquire(key_of(1), "of another machine") > 0
 
 
 def test_scratch_files_are_found_again(kind: Folder) -> None:
