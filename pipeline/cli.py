@@ -19,6 +19,8 @@ from rich.table import Table
 
 from pipeline import cli_export, cli_store, report, runs
 from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption
+from pipeline.cost.estimate import estimate
+from pipeline.cost.prices import load_prices
 from pipeline.execute import run_stage
 from pipeline.experiment import Experiment, load_experiments, named_experiments, prepare_experiments, read_yaml
 from pipeline.plan import Plan
@@ -145,8 +147,11 @@ def plan(
     experiment: ExperimentArgument,
     settings: Settings = [],  # noqa: B006
     store: StoreOption = DEFAULT_STORE,
+    cost: Annotated[Path | None, typer.Option(metavar="PRICES", help="What the rest costs on a file's nodes.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End standard output with one line of JSON.")] = False,
 ) -> None:
-    """Show an experiment's steps, their keys, which are in the store, and how much each stage writes."""
+    """Show an experiment's steps, their keys, which are in the store, how much each stage writes, and what it costs."""
+    prices = None if cost is None else load_prices(cost)
     asked, made, opened = _planned(experiment, settings, store, absent_ok=True)
     cached = cached_steps(made, opened)
     written = sizes(made, asked)
@@ -161,7 +166,15 @@ def plan(
     print("\n" + aligned(("stage", "steps", "cached", "GB"), rows, foot))
     for folder in {absent_folder(variant.dataset) for variant in asked.values()} - {None}:
         print(f"{folder}: the data are not there; where they are, keys differ, as their fingerprint is part of them")
-    print(f"{len(made.steps)} steps, {len(needed_steps(made, cached))} to run. Run {made.run} in {opened.url}")
+    needed = needed_steps(made, cached)
+    estimated = None if prices is None else estimate(made, asked, prices, opened, needed, written)
+    if estimated:
+        print("\n" + estimated.table())
+    print(f"{len(made.steps)} steps, {len(needed)} to run. Run {made.run} in {opened.url}")
+    if as_json:
+        counts = {"total": len(made.steps), "cached": len(cached), "to_run": len(needed)}
+        head = {"run": made.run, "store": opened.url, "steps": counts, "bytes": sum(written.values())}
+        print(json.dumps(head | {"cost": estimated and estimated.figures()}))
 
 
 @app.command()

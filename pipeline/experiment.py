@@ -180,8 +180,13 @@ def parse(data: Mapping[str, Any], origin: str) -> Experiment:
     try:
         return Experiment.model_validate(_with_own_trainings(data))
     except ValidationError as error:
-        lines = [f"  {_place(item['loc'])}: {_message(item)}" for item in error.errors()]
-        raise InputError("\n".join([f"experiment {origin} is not valid:", *lines])) from None
+        raise invalid(f"experiment {origin}", error) from None
+
+
+def invalid(what: str, error: ValidationError) -> InputError:
+    """What is wrong with a file for its user: each field, what it holds and what was expected."""
+    lines = [f"  {_place(item['loc'])}: {_message(item)}" for item in error.errors()]
+    return InputError("\n".join([f"{what} is not valid:", *lines]))
 
 
 def prepare_experiment(experiment: Experiment, absent_ok: bool = False) -> Experiment:

@@ -1,0 +1,73 @@
+"""How much work steps are, against what is known of the networks and of the pipeline."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cost.work import Data, Work, Works, images_in, operations
+from pipeline.experiment import load_experiments, prepare_experiments
+from pipeline.plan import Plan
+from pipeline.plan import plan as plan_of
+from stages.config import InputError
+from stages.models.config import Network
+
+DIGITS = Data(300, 100, (8, 8, 1), 10)
+Planner = Callable[[Mapping[str, Any]], Plan]
+
+
+def test_operations_are_those_that_papers_give() -> None:
+    forward, training = operations(Network(name="torchvision/resnet18"), (224, 224, 3), 1000)
+    assert forward == pytest.approx(2 * 1.814e9, rel=0.01), "1.8 billion multiply-adds (He et al. 2016, table 1)"
+    assert training == pytest.approx(3 * forward, rel=0.01), "a backward pass costs two forward ones"
+
+
+def test_a_network_that_cannot_take_the_images_is_refused() -> None:
+    with pytest.raises(InputError, match=r"network torchvision/alexnet cannot take 8×8 images"):
+        operations(Network(name="torchvision/alexnet"), (8, 8, 3), 10)
+
+
+def works_of(plan: Plan) -> dict[str, Work]:
+    key = next(key for key, step in plan.steps.items() if step.stage == "prepare")
+    works = Works(plan.steps, {key: DIGITS}, {})
+    return {step.label: works.of(step) for step in plan.steps.values()}
+
+
+def test_work_is_in_proportion_to_what_the_experiment_asks_for(plan_tiny: Planner) -> None:
+    base = works_of(plan_tiny({}))
+    forward, training = operations(Network(name="convnet", depth=3, width=4), DIGITS.shape, DIGITS.classes)
+    retrain = base["retrain clean victim 0"]
+    assert retrain.operations == 2 * 300 * training + 2 * 100 * forward
+    assert retrain.passes == 2 * 3 + 2 / 3 and retrain.parts == 2
+    assert base["evaluate case 0 clean victim 0"].operations == 100 * forward
+    brew = base["brew case 0 restart 0"]
+    assert brew.operations == pytest.approx((3 * 2.4 + 2 * 4) * 15 * training), "3 steps and B before and after"
+    assert base["select case 0"].bytes == 3 * 15 * 64 and base["export case 0"].bytes == 2 * 15 * 64
+    assert base["case 0"] == base["summarize"] == Work()
+    exact = works_of(plan_tiny({"attack.derivative": {"kind": "double-backward"}}))["brew case 0 restart 0"]
+    assert exact.operations / brew.operations == pytest.approx((3 * 3.2 + 8) / (3 * 2.4 + 8))
+    ensemble = works_of(plan_tiny({"surrogates.count": 3, "surrogates.epochs": [1, 2, 2]}))
+    assert ensemble["brew case 0 restart 0"].operations == pytest.approx(3 * brew.operations)
+    assert ensemble["pretrain surrogate 0"].parts == 1
+    outlier = works_of(plan_tiny({"cases": {"kind": "outlier", "count": 1}, "surrogates.count": 2}))["case 0"]
+    assert outlier.operations == 2 * 100 * forward
+    bf16 = works_of(plan_tiny({"training.precision": "bf16"}))
+    assert bf16["pretrain surrogate 0"].precision == "bf16" and bf16["brew case 0 restart 0"].precision == "float32"
+
+
+def test_pretrained_weights_are_not_trained_and_shards_count_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BREWLINE_DATA", str(tmp_path))
+    plan = plan_of(prepare_experiments(load_experiments("witches-brew-imagenet"), absent_ok=True))
+    shards = {key: images_in(step) for key, step in plan.steps.items() if step.stage == "shard"}
+    assert sum(shards.values()) == 1_281_167 + 50_000
+    key = next(key for key, step in plan.steps.items() if step.stage == "prepare")
+    works = Works(plan.steps, {key: Data(1_281_167, 50_000, (224, 224, 3), 1000)}, shards)
+    by_label = {step.label: works.of(step) for step in plan.steps.values()}
+    forward, training = operations(Network(name="torchvision/resnet18"), (224, 224, 3), 1000)
+    assert by_label["pretrain surrogate 0"] == Work(50_000 * forward, passes=pytest.approx(98 / 3))
+    assert by_label["shard train 0"].pixels == 4096 * 256**2
+    assert by_label["prepare imagenet"] == Work()
+    assert by_label["retrain clean victim 0"].operations > 40 * 1_281_167 * training
