@@ -12,9 +12,9 @@ from pipeline.cost.simulate import Job, Schedule, critical_path, lengthened, sim
 from pipeline.cost.work import Data, Works, data_of, images_in
 from pipeline.experiment import Experiment
 from pipeline.plan import Plan
-from pipeline.plan import plan as plan_of
 from pipeline.step import Step
 from pipeline.store import Store
+from stages import prepare
 from stages.data.dataset_config import DatasetConfig
 from stages.data.datasets import describe
 from stages.summarize import aligned
@@ -193,14 +193,12 @@ def estimate(
 
 def _kinds(plan: Plan, experiments: Mapping[str, Experiment], steps: list[Step]) -> list[Kind]:
     seen: dict[DatasetConfig, Data] = {}  # a listing takes long
-    data: dict[str, Data] = {}
-    for variant, experiment in experiments.items():
+    for experiment in experiments.values():
         if experiment.dataset not in seen:
             seen[experiment.dataset] = data_of(experiment, describe(experiment.dataset, absent_ok=True))
-        own = plan_of({variant: experiment}).steps.values()
-        data |= {step.key: seen[experiment.dataset] for step in own if step.stage == "prepare"}
+    prepared = {key: step.params.dataset for key, step in plan.steps.items() if isinstance(step.params, prepare.Params)}
     shards = {key: images_in(step) for key, step in plan.steps.items() if step.stage == "shard"}
-    works = Works(plan.steps, data, shards)
+    works = Works(plan.steps, {key: seen[dataset] for key, dataset in prepared.items()}, shards)
     return [Kind.of(step, works) for step in steps]
 
 

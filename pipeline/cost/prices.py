@@ -126,7 +126,8 @@ class Assumptions(Config):
     megabytes_per_second: Positive = 100
     """What a step reads and writes of images besides decoding; an export of 193 MB took 1.7 s."""
     seconds_around_step: NotNegative = 2
-    """What a step takes besides computing, also one that was measured: its worker starts, inputs come, outputs go."""
+    """What a step takes besides computing, also one that was measured: its worker starts, inputs come, outputs go.
+    Raise it where a node has to bring a large base from far away."""
     checkpoint_seconds: NotNegative = 30
     """A training checkpoints at the first end of an epoch, and a brew after the first step, after so long."""
 
