@@ -20,10 +20,10 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.config import Config, InputError
 
@@ -67,6 +67,15 @@ class Runtime(Config):
     """With how few workers a training goes on while machines are missing; null is `workers`, so that it waits."""
     micro_batch: Annotated[int, Field(gt=0)] = 512
     """Images that pass through a network at once where the result does not depend on it: it bounds the memory."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers is {self.min_workers}, but there are {self.workers} workers; lower it")
+        own = {"CPU": "cpus", "GPU": "gpus", "memory": "memory_gb"}
+        for name in own.keys() & self.resources.keys():
+            raise ValueError(f"resources names {name}, which has a field of its own: {own[name]}")
+        return self
 
 
 class Checkpoint:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.cost.prices import Node, Prices
 from pipeline.experiment import Runtimes
-from pipeline.resources import ray_options
+from pipeline.resources import wants, workers_of
 from stages.config import InputError
 
 TINY = 1e-9
@@ -31,20 +31,16 @@ class Demand:
         return max(amount / node.resources[name] for name, amount in asked)
 
 
-TRAININGS = ("pretrain", "retrain")
-"""The stages that several workers may do together."""
-
-
 def demand_of(stage: str, runtimes: Runtimes, prices: Prices) -> Demand:
     """What a step of a stage takes, as the runner asks Ray for it on the whole cluster of a prices file."""
     runtime = runtimes.of(stage)
     if runtime.device == "cuda" and not prices.resources.get("GPU"):
         raise InputError(f"runtime.device of stage {stage} is cuda, and no node of the prices file has a GPU; add one")
-    options = ray_options(runtime, stage, prices.resources)
-    taken = {"CPU": float(options["num_cpus"]), **runtime.resources}
-    if runtime.memory_gb is not None:
-        taken["memory_gb"] = runtime.memory_gb
-    return Demand(tuple(taken.items()), options["num_gpus"], runtime.workers if stage in TRAININGS else 1)
+    taken = wants(runtime, stage, gpus=bool(prices.resources.get("GPU")))
+    gpus, memory = taken.pop("GPU", 0), taken.pop("memory", 0)
+    if memory:
+        taken["memory_gb"] = memory / 1e9
+    return Demand(tuple(taken.items()), gpus, workers_of(runtime, stage))
 
 
 class Room:

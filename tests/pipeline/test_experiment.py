@@ -264,6 +264,9 @@ MACHINE = {
     "runtime.gpus",
     "runtime.memory_gb",
     "runtime.micro_batch",
+    "runtime.resources",
+    "runtime.workers",
+    "runtime.min_workers",
     "runtime.stages",
 }
 OF_TREES_ALONE = {"shards.images_per_shard"}
@@ -308,7 +311,7 @@ TRIED: tuple[Any, ...] = (
         [5, 5],
     ),
     *("outlier", "cifar10", "double-backward", "squared-euclidean", "carlini-wagner", "cpu", "cuda", "/elsewhere"),
-    *([1], {}, {"name": "resnet20"}, [{"name": "resnet20"}], {"epochs": 3}, {"brew": {"cpus": 3}}, None),
+    *([1], {}, {"name": "resnet20"}, [{"name": "resnet20"}], {"epochs": 3}, {"brew": {"cpus": 3}}, {"spot": 1}, None),
 )
 """Values to set fields to."""
 
