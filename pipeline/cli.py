@@ -1,5 +1,6 @@
 """The command `brewline`."""
 
+import gc
 import json
 import shlex
 import shutil
@@ -53,6 +54,7 @@ Settings = Annotated[list[str], typer.Option("--set", metavar="FIELD=VALUE", hel
 def main(connect: Connect) -> None:
     """Run the command line. Exit codes: 0 done, 1 a step failed, 2 bad input, 130 interrupted."""
     signal.signal(signal.SIGTERM, _interrupt)
+    gc.set_threshold(200_000, 20, 20)  # a large plan is millions of objects, none of them garbage
     try:
         app(obj=connect)
     except (InputError, StoreError) as error:

@@ -46,13 +46,13 @@ class _Sizes:
         self._image = height * width * channels + 16
         counted = None if isinstance(experiment.dataset, Digits) else experiment.dataset.images
         self._train, self._test = counted or (sum(description.train_counts), sum(description.test_counts))
+        self._poisons = poison_count(experiment.attack.budget, self._train) * self._image
         self._networks: dict[Network, int] = {}
 
     def __call__(self, step: Step) -> int:
         params: Any = step.params  # the stage says of which class
-        poisons = poison_count(self._experiment.attack.budget, self._train) * self._image
         if step.stage == "brew" or (step.stage == "export" and params.made_elsewhere is not None):
-            return poisons
+            return self._poisons
         if step.stage == "shard":
             total = self._train if params.split == "train" else self._test
             return self._images(len(params.shards.rows(params.index, total)))

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +41,7 @@ STAGES = ("shard", "prepare", "pretrain", "case", "brew", "select", "export", "r
 """Every stage, in the order of the pipeline. Each is the module `stages.<name>`."""
 
 
+@cache
 def load_stage(name: str) -> ModuleType:
     """The module of a stage, with `VERSION`, `Params` and `run`."""
     if name not in STAGES:
