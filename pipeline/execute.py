@@ -29,9 +29,9 @@ LOG = "log.txt"
 class InputGone(RuntimeError):
     """An input is not in the store, or parts of it are missing or damaged: the step that made it must run again."""
 
-    def __init__(self, ref: Ref, why: str) -> None:
-        super().__init__(ref, why)
-        self.ref, self.why = ref, why
+    def __init__(self, ref: Ref, why: str, absent: bool = False) -> None:
+        super().__init__(ref, why, absent)
+        self.ref, self.why, self.absent = ref, why, absent
 
 
 def committed(store: Store, step: Step) -> Manifest | None:
@@ -190,7 +190,7 @@ def _commit() -> dict[str, str]:
 def _fetch(store: Store, ref: Ref, folder: Path) -> Path:
     manifest = store.read(*ref)
     if manifest is None:
-        raise InputGone(ref, "is not in the store")
+        raise InputGone(ref, "is not in the store", absent=True)
     try:
         store.fetch(manifest, folder)
     except DamagedBlob as damage:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
-from pipeline.execute import is_whole
+from pipeline.execute import committed, is_whole
 from pipeline.experiment import Runtimes
 from pipeline.plan import Plan
+from pipeline.preflight import check_machines
 from pipeline.resources import Machine, at_once, check_resources, has_gpus, machines, ray_options, wants, workers_of
 from pipeline.step import Step
 from pipeline.store import Manifest, Store
@@ -35,6 +36,8 @@ WAITING_SECONDS = 30.0
 """A run in which nothing happens for so long says what it waits for."""
 HELD_SECONDS = 5.0
 """How often a step that another run has is looked at."""
+BLIND_SECONDS = 100.0
+"""How long a machine may not see what others have stored: network file systems remember for a minute what is not."""
 
 
 @dataclass
@@ -107,6 +110,7 @@ class Runner:
         self._waiting: dict[str, set[str]] = {}
         self._dependents: defaultdict[str, list[str]] = defaultdict(list)
         self._losses: Counter[str] = Counter()
+        self._blind: defaultdict[str, float] = defaultdict(float)
         self._last: dict[str, Progress] = {}
         self._furthest: dict[str, int] = {}
         self._event = time.monotonic()
@@ -122,6 +126,7 @@ class Runner:
         self._damaged = set(damaged)
         needed = needed_steps(self._plan, cached)
         check_resources([self._plan.steps[key] for key in needed], self._runtimes, self._machines)
+        check_machines(self._store, self._plan.run)
         for key in (key for key in self._plan.steps if key in needed):
             self._wait_for(self._plan.steps[key], needed)
         self._task = ray.remote(max_retries=0)(work)
@@ -217,13 +222,30 @@ class Runner:
                     ready = self._plan.steps[dependent]
                     self._ready[ready.stage].append(ready)
         elif isinstance(result, Gone):
-            self._wait_for(step, {result.ref.key})
-            self._make_again(self._plan.steps[result.ref.key], result.why)
+            maker = self._plan.steps[result.ref.key]
+            if result.absent and committed(self._store, maker) is not None:
+                self._not_seen(step, maker, result.host)
+                return
+            self._wait_for(step, {maker.key})
+            self._make_again(maker, result.why)
         elif isinstance(result, Held):
-            wait = min(result.seconds, HELD_SECONDS)
-            heapq.heappush(self._held, (time.monotonic() + wait, next(self._number), step))
+            self._later(step, min(result.seconds, HELD_SECONDS))
         else:
             self._fail(step, result)
+
+    def _later(self, step: Step, seconds: float) -> None:
+        heapq.heappush(self._held, (time.monotonic() + seconds, next(self._number), step))
+
+    def _not_seen(self, step: Step, maker: Step, host: str) -> None:
+        """A machine does not see what is in the store: not yet, as network file systems do, or never."""
+        self._blind[step.key] += HELD_SECONDS
+        what = f"{host} does not see the output of {maker.label}, which is in {self._store.url}"
+        if self._blind[step.key] < BLIND_SECONDS:
+            self._watcher.waiting(what)
+            self._later(step, HELD_SECONDS)
+            return
+        advice = "a folder must be the same one on all machines, by a mount; or give a store in S3"
+        self._fail(step, Failure(f"{what}: {advice}", log_of(step, self._store), bad_input=True))
 
     def _make_again(self, step: Step, why: str) -> None:
         """A committed step whose output is gone or damaged runs again, unless it is about to anyway."""

@@ -15,7 +15,7 @@ from pipeline.experiment import Experiment
 from pipeline.plan import Plan
 from pipeline.progress import EVENTS, HEARTBEAT_SECONDS
 from pipeline.step import Ref
-from pipeline.store import Manifest, Store
+from pipeline.store import Manifest, Store, StoreError
 from stages.config import InputError, nearest
 
 EXPERIMENT, PLAN, SUMMARY, TABLE = "experiment.yaml", "plan.json", "summary.json", "table.txt"
@@ -178,8 +178,9 @@ def publish(store: Store, plan: Plan, done: Collection[str]) -> dict[str, Result
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             if not fetch(store, ref, folder):
-                raise RuntimeError(
-                    f"run {plan.run} ended without {ref}; nothing failed, so this is a fault of brewline"
+                raise StoreError(
+                    f"run {plan.run} is done, but its summary is not in {store.url} as this machine sees it: a folder "
+                    "must be the same one on all machines, by a mount; or give a store in S3"
                 )
             for file in folder.iterdir():
                 store.write_run(plan.run, _file(variant, file.name), file.read_bytes())

@@ -41,10 +41,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Gone:
-    """An input is not there: the step that makes it must run again first."""
+    """An input is not there, as seen from `host`: the step that makes it must run again first."""
 
     ref: Ref
     why: str
+    absent: bool
+    host: str
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def work(
             report(0, 1, {})
             return execute(step, store, runtime, report, again)
     except InputGone as gone:
-        return Gone(gone.ref, gone.why)
+        return Gone(gone.ref, gone.why, gone.absent, socket.gethostname())
     except Exception as error:  # noqa: BLE001
         name = "" if isinstance(error, (InputError, StoreError)) else f"{type(error).__name__}: "
         return Failure(f"{name}{error}", log_of(step, store), isinstance(error, InputError))

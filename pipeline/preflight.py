@@ -1,0 +1,60 @@
+"""Before a run starts on several machines: each of them must reach the same store, with the rights that it needs."""
+
+import socket
+from uuid import uuid4
+
+from pipeline.store import Store, StoreError, open_store
+from stages.config import InputError
+
+SECONDS = 60.0
+"""Machines that have not answered by then are left to themselves: a step that they run will tell."""
+TOKEN = "preflight"
+"""The file of a run that all machines must see."""
+
+
+def check_machines(store: Store, run: str) -> None:
+    """Try the store from each machine of the connected cluster, where there are several.
+
+    Raises InputError that names the machines from which it does not work, and why.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    token = uuid4().hex
+    store.write_run(run, TOKEN, token.encode())
+    look = ray.remote(num_cpus=0, max_retries=0)(_problem)
+    asked = [
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(store.url, run, token)
+        for node in nodes
+    ]
+    answered, late = ray.wait(asked, num_returns=len(asked), timeout=SECONDS)
+    problems = []
+    for reference in answered:
+        try:
+            problems.append(ray.get(reference))
+        except ray.exceptions.RayError:  # a machine that went just now
+            continue
+    for reference in late:
+        ray.cancel(reference, force=True)
+    if found := sorted({problem for problem in problems if problem}):
+        raise InputError("\n".join([f"store {store.url} does not work from all machines of the cluster:", *found]))
+
+
+def _problem(url: str, run: str, token: str) -> str | None:
+    """What keeps this machine from using the store, if anything."""
+    host = socket.gethostname()
+    try:
+        store = open_store(url)
+        store.probe()
+        seen = store.read_run(run, TOKEN)
+    except (InputError, StoreError) as error:
+        return f"  {host}: {error}"
+    if seen == token.encode():
+        return None
+    return (
+        f"  {host}: it does not see what was just written there; a folder must be the same one on all machines, "
+        "by a mount; or give a store in S3"
+    )
