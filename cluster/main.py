@@ -1,7 +1,12 @@
-"""The program `brewline`: the pipeline's command line, told where it runs."""
+"""The program `brewline`: the pipeline's command line, told where it runs, with the commands about clusters."""
 
 from cluster.connect import connected
+from cluster.doctor import doctor
+from cluster.submit import submit
 from pipeline import cli
+
+cli.app.command()(doctor)
+cli.app.command()(submit)
 
 
 def main() -> None:
