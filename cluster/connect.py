@@ -81,7 +81,7 @@ def _greeted(address: str) -> str:
     """
     from ray._private import services
     from ray._private.utils import check_version_info
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.exceptions import RayError
 
     if address == "auto":
@@ -96,9 +96,13 @@ def _greeted(address: str) -> str:
         found = address
     _check_listens(address, found)
     try:
-        metadata = GcsClient(address=found).internal_kv_get(b"CLUSTER_METADATA", namespace=b"cluster", timeout=10)
+        head = GcsClient(address=found)
+        metadata = head.internal_kv_get(b"CLUSTER_METADATA", namespace=b"cluster", timeout=10)
+        nodes = {node.hex() for node in head.get_all_node_info(timeout=10)}
     except (RayError, RuntimeError, OSError) as error:
-        raise InputError(f"--address {address}: something listens, but no Ray head answers ({error}). {TOKEN}") from error
+        raise InputError(
+            f"--address {address}: something listens, but no Ray head answers ({error}). {TOKEN}"
+        ) from error
     if metadata is not None:
         theirs = json.loads(metadata)
         try:
@@ -111,7 +115,7 @@ def _greeted(address: str) -> str:
                 f"{theirs['python_version']}, and this is Ray {ray.__version__} on Python {platform.python_version()}; "
                 "Ray needs both the same, so install brewline with its constraints.txt in one Python on all machines"
             ) from error
-    if not services.find_node_ids():
+    if not nodes.intersection(services.find_node_ids()):
         raise InputError(
             f"--address {address}: the cluster runs, but this machine is no node of it, as Ray needs; run this on its "
             "head or another node, or hand the run over with `brewline submit --address http://HEAD:8265`"

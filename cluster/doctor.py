@@ -32,8 +32,10 @@ def doctor(
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     nodes: Annotated[int | None, typer.Option(min=1, help="How many nodes there should be.")] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a node counts as hanging.")] = 90,
-    machine_readable: Annotated[bool, typer.Option("--json", help="End standard output with one line of JSON.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a node counts as hanging.")] = 120,
+    machine_readable: Annotated[
+        bool, typer.Option("--json", help="End standard output with one line of JSON.")
+    ] = False,
 ) -> None:
     """Check every node: versions, GPUs, disks, clock, store and data. Exits with 1 where something fails."""
     with _mark(store) as mark:
@@ -51,7 +53,9 @@ def doctor(
         machines[0].findings.append(Finding("nodes", FAIL, str(len(machines)), advice))
     print(table(machines))
     verdict = worst([finding.verdict for machine in machines for finding in machine.findings])
-    print(f"{verdict}: {len(machines)} {'machine' if len(machines) == 1 else 'machines'}, store {open_store(store).url}")
+    print(
+        f"{verdict}: {len(machines)} {'machine' if len(machines) == 1 else 'machines'}, store {open_store(store).url}"
+    )
     if machine_readable:
         print(json.dumps(as_json(machines)))
     raise typer.Exit(FAILED if verdict == FAIL else DONE)
@@ -125,7 +129,9 @@ def _met(node: dict[str, Any], actor: Any, answer: Any, timeout: float) -> Machi
         return Machine(name, kind, None, problem, gpus)
     except ray.exceptions.RayError as error:
         said = str(error).strip().splitlines()[-1]
-        problem = f"could not be looked at ({type(error).__name__}: {said}); is brewline of this version installed there?"
+        problem = (
+            f"could not be looked at ({type(error).__name__}: {said}); is brewline of this version installed there?"
+        )
         return Machine(name, kind, None, problem, gpus)
     return Machine(name, kind, facts, "", gpus, offset, uncertainty)
 

@@ -1,7 +1,7 @@
 """What one machine has of what brewline needs, as plain JSON: looked at here, or in a Ray actor on each node.
 
-Only facts, no judgement: the machines of a cluster may hold different versions of brewline, and what a fact means is for
-the one who compares them (module `verdicts`).
+Only facts, no judgement: the machines of a cluster may hold different versions of brewline, and what a fact means is
+for the one who compares them (module `verdicts`).
 """
 
 import json
@@ -18,6 +18,7 @@ import platformdirs
 
 from pipeline.execute import versions
 from pipeline.store import StoreError, open_store
+from pipeline.store.node_cache import NodeCache
 from stages.config import InputError
 
 Facts = dict[str, Any]
@@ -43,7 +44,7 @@ except Exception as error:
     found["ffcv"] = f"{type(error).__name__}: {error}".splitlines()[0]
 print(json.dumps(found))
 """
-DEVICES_SECONDS = 45
+DEVICES_SECONDS = 60
 """How long torch and FFCV may take to load on a cold disk, with a product on each GPU."""
 
 
@@ -58,7 +59,7 @@ def examine(store: str, mark: str | None = None) -> Facts:
         "versions": versions(),
         "devices": _devices(),
         "disks": {
-            "cache": _disk(Path(platformdirs.user_cache_dir("brewline"))),
+            "cache": _disk(NodeCache.of_node().root),
             "scratch": _disk(Path(tempfile.gettempdir())),
         },
         "shm_gb": _size(Path("/dev/shm")),
@@ -115,7 +116,7 @@ def _store(url: str, mark: str | None) -> str | None:
     try:
         store = open_store(url)
         if mark is not None and not Path(store.url, mark).exists():
-            return "is another folder here"
+            return f"{store.url} is another folder here than where this was asked: mount one on all nodes, or use s3://"
         store.probe()
     except (InputError, StoreError, OSError) as error:
         return str(error)

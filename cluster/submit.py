@@ -6,6 +6,7 @@ the head; whatever becomes of it, submitting the same again goes on from what th
 
 import hashlib
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-REQUEST_SECONDS = 20
+REQUEST_SECONDS = 10
 LOST_SECONDS = 300
 """For how long a head that no longer answers is asked again while its job is followed."""
 
@@ -98,6 +99,7 @@ def _client(address: str) -> "JobSubmissionClient":
         import aiohttp  # noqa: F401
     except ImportError:
         raise InputError("submit needs Ray's jobs client: pip install 'brewline[cluster]'") from None
+    logging.disable(logging.INFO)  # Ray tells of each package and web socket
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
@@ -114,8 +116,10 @@ def _client(address: str) -> "JobSubmissionClient":
 
 
 def _digest(variants: dict[str, Experiment], store: str) -> str:
-    """What makes two submissions the same: the experiment as given, with every default but its runtime, and the store."""
-    asked = {variant: experiment.model_dump(mode="json", exclude={"runtime"}) for variant, experiment in variants.items()}
+    """What makes two submissions the same: the store, and the experiment with every default but its runtime."""
+    asked = {
+        variant: experiment.model_dump(mode="json", exclude={"runtime"}) for variant, experiment in variants.items()
+    }
     return hashlib.sha256(canonical({"experiments": asked, "store": store})).hexdigest()[:8]
 
 
@@ -132,7 +136,8 @@ def _submitted(client: "JobSubmissionClient", name: str, experiment: str, entryp
 
     Ids count up, and the cluster takes each once: of two that submit at the same time, the second joins the first.
     """
-    jobs = {job.submission_id: job.status for job in client.list_jobs() if _is_of(job.submission_id, name)}
+    known = {job.submission_id: job.status for job in client.list_jobs() if job.submission_id}
+    jobs = {job: status for job, status in known.items() if job.rpartition("-")[0] == name}
     running = [job for job, status in jobs.items() if status not in ENDED]
     if running:
         return running[0], True
@@ -149,10 +154,6 @@ def _submitted(client: "JobSubmissionClient", name: str, experiment: str, entryp
                 return job, True
             raise InputError(f"the cluster refuses the job {job}: {error}") from error
     return job, False
-
-
-def _is_of(job: str | None, name: str) -> bool:
-    return job is not None and job.rpartition("-")[0] == name
 
 
 def _follow(client: "JobSubmissionClient", job: str) -> int:

@@ -89,7 +89,7 @@ def _devices(devices: Mapping[str, Any], counted: float | None) -> list[Finding]
     elif counted is not None and counted > len(gpus):
         verdict = FAIL
         advice = (
-            f"Ray counts {counted:g} GPUs and torch sees {len(gpus)}: steps would be sent to GPUs that they cannot use; "
+            f"Ray counts {counted:g} GPUs and torch sees {len(gpus)}: steps would go to GPUs that they cannot use; "
             f"torch is built for CUDA {cuda}, so look at the driver (nvidia-smi), or start the node without --num-gpus"
         )
     elif counted is not None and counted < len(gpus):
@@ -103,7 +103,7 @@ def _devices(devices: Mapping[str, Any], counted: float | None) -> list[Finding]
 
 
 def _disk(name: str, disk: Mapping[str, Any]) -> Finding:
-    shown, place = f"{disk['free_gb']:.0f} GB free", "XDG_CACHE_HOME" if name == "cache" else "TMPDIR"
+    shown, place = f"{disk['free_gb']:.0f} GB free", "BREWLINE_NODE_CACHE" if name == "cache" else "TMPDIR"
     if disk["problem"]:
         return Finding(
             name, FAIL, disk["problem"], f"{disk['folder']} cannot be written ({disk['problem']}); set {place}"
