@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -115,6 +116,8 @@ def started_worker(head: Head, **env: str) -> Iterator[int]:
 def _answers(url: str) -> bool:
     try:
         urllib.request.urlopen(url, timeout=5).close()
+    except urllib.error.HTTPError:  # it asks for a token
+        return True
     except OSError:
         return False
     return True
