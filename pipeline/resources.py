@@ -1,6 +1,8 @@
 """What a step of each stage takes of a machine, and whether a cluster has it, or can get it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from pipeline.experiment import Runtimes
@@ -17,9 +19,6 @@ COMPUTE = ("pretrain", "case", "brew", "retrain", "evaluate")
 TRAINING = ("pretrain", "retrain")
 """Stages that several workers can do together."""
 
-MANY = 1000
-"""Machines of a kind that are counted where an autoscaler has no bound, or a higher one."""
-
 Machine = Mapping[str, float]
 """What one machine has, by resource."""
 
@@ -29,7 +28,7 @@ def wants(runtime: Runtime, stage: str, gpus: bool) -> dict[str, float]:
 
     gpus: whether the cluster has any.
     """
-    automatic = 1 if stage in COMPUTE and gpus and runtime.device != "cpu" else 0
+    automatic = 1 if stage in COMPUTE and (runtime.device == "cuda" or (gpus and runtime.device == "auto")) else 0
     memory = 0 if runtime.memory_gb is None else int(runtime.memory_gb * 1e9)
     found = {
         "CPU": runtime.cpus,
@@ -58,23 +57,66 @@ def at_once(runtime: Runtime, stage: str, machines: Sequence[Machine]) -> int:
 
 
 def machines() -> list[Machine]:
-    """What each machine of the connected cluster has: those that are up, and those that its autoscaler may start."""
+    """What each machine of the connected cluster has."""
     import ray
-    from ray._private.state import state
 
-    up: list[Machine] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    config = state.get_cluster_config()
-    for group in [] if config is None else config.node_group_configs:
-        most = group.max_count if group.max_count >= 0 else MANY
-        up += [dict(group.resources)] * min(most, MANY)
-    return up
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def check_resources(steps: Iterable[Step], runtimes: Runtimes, machines: Sequence[Machine]) -> None:
-    """Raise InputError where a step asks for more than any machine of the cluster has: it would wait for ever."""
+def may_grow() -> bool:
+    """Whether an autoscaler may bring the connected cluster machines of kinds that are not there yet.
+
+    It cannot where the monitor on the head was given no kinds of machines. On Kubernetes it runs elsewhere.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    heads = [node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"]]
+    on_head = NodeAffinitySchedulingStrategy(heads[0]["NodeID"], soft=False)
+    look = ray.remote(num_cpus=0)(_monitors).options(scheduling_strategy=on_head)
+    found: list[str] = ray.get(look.remote(ray.get_runtime_context().gcs_address))
+    return not found or any("--autoscaling-config=" in command for command in found)
+
+
+def _monitors(gcs_address: str) -> list[str]:
+    """The command lines of a cluster's monitors on this machine."""
+    commands = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            commands.append(file.read_text().replace("\0", " "))
+    return [command for command in commands if "monitor.py" in command and f"--gcs-address={gcs_address} " in command]
+
+
+def infeasible() -> list[dict[str, float]]:
+    """What steps asked for that no kind of machine of the autoscaler has, as it says itself (Ray's second one does)."""
+    import ray
+    from ray import _raylet
+    from ray.core.generated import autoscaler_pb2
+
+    library: Any = _raylet
+    messages: Any = autoscaler_pb2
+    reply = messages.GetClusterStatusReply()
+    reply.ParseFromString(library.GcsClient(ray.get_runtime_context().gcs_address).get_cluster_status())
+    return [dict(request.resources_bundle) for request in reply.autoscaling_state.infeasible_resource_requests]
+
+
+def check_resources(
+    steps: Iterable[Step], runtimes: Runtimes, machines: Sequence[Machine], growing: bool = False
+) -> None:
+    """Raise InputError where a step asks for more than any machine of the cluster has: it would wait for ever.
+
+    growing: machines of other kinds may come, so that only what depends on them must be said beforehand.
+    """
     gpus = has_gpus(machines)
     for stage in {step.stage for step in steps}:
         runtime = runtimes.of(stage)
+        if growing:
+            if not gpus and stage in COMPUTE and runtime.device == "auto" and runtime.gpus is None:
+                raise InputError(
+                    f"runtime.device of stage {stage} is auto, and no machine with a GPU is up: an autoscaler may "
+                    "bring one, or not. Say cuda, so that it must, or cpu: --set runtime.device=cuda"
+                )
+            continue
         if runtime.device == "cuda" and not gpus:
             raise InputError(f"runtime.device of stage {stage} is cuda, and the cluster has no GPU; use auto or cpu")
         wanted = wants(runtime, stage, gpus)

@@ -16,7 +16,18 @@ from pipeline.execute import committed, is_whole
 from pipeline.experiment import Runtimes
 from pipeline.plan import Plan
 from pipeline.preflight import check_machines
-from pipeline.resources import Machine, at_once, check_resources, has_gpus, machines, ray_options, wants, workers_of
+from pipeline.resources import (
+    Machine,
+    at_once,
+    check_resources,
+    has_gpus,
+    infeasible,
+    machines,
+    may_grow,
+    ray_options,
+    wants,
+    workers_of,
+)
 from pipeline.step import Step
 from pipeline.store import Manifest, Store
 from pipeline.store.lease import this_process
@@ -29,8 +40,9 @@ PROGRESS_SECONDS = 60.0
 """What ran for so long, and got further than ever before, has left a checkpoint: its losses count anew."""
 NODE_ATTEMPTS = 50
 """The same where the whole machine went: spot machines do, and it is not the step's fault."""
-SPARE = 16
-"""Steps of a stage given to Ray besides twice as many as can run: no slot is ever idle, and Ray's queue stays short."""
+SPARE, GROWING = 16, 1000
+"""Steps of a stage given to Ray besides twice as many as can run: no slot is ever idle, and Ray's queue stays short; an
+autoscaler must see how much is wanted."""
 POLL_SECONDS = 0.25
 WAITING_SECONDS = 30.0
 """A run in which nothing happens for so long says what it waits for."""
@@ -96,7 +108,7 @@ class Runner:
         self, plan: Plan, store: Store, runtimes: Runtimes, cluster: Sequence[Machine], watcher: Watcher
     ) -> None:
         self._plan, self._store, self._runtimes, self._watcher = plan, store, runtimes, watcher
-        self._machines, self._gpus = cluster, has_gpus(cluster)
+        self._machines, self._growing = cluster, False
         self._owner = this_process()
         self._damaged: set[str] = set()
         self._task: Any = None
@@ -125,7 +137,8 @@ class Runner:
         self._outcome.cached = set(cached)
         self._damaged = set(damaged)
         needed = needed_steps(self._plan, cached)
-        check_resources([self._plan.steps[key] for key in needed], self._runtimes, self._machines)
+        self._growing = may_grow()
+        check_resources([self._plan.steps[key] for key in needed], self._runtimes, self._machines, self._growing)
         check_machines(self._store, self._plan.run)
         for key in (key for key in self._plan.steps if key in needed):
             self._wait_for(self._plan.steps[key], needed)
@@ -170,11 +183,13 @@ class Runner:
             self._ready[step.stage].append(step)
         for stage, ready in reversed(self._ready.items()):
             runtime = self._runtimes.of(stage)
-            # A step of several workers is led by a task that takes nothing: only as many as can work.
+            # A step of several workers is led by a task that takes nothing: only as many as can work, and one more to
+            # ask an autoscaler for.
             grouped = workers_of(runtime, stage) > 1
-            most = at_once(runtime, stage, self._machines) * (1 if grouped else 2) + (0 if grouped else SPARE)
+            most = at_once(runtime, stage, self._machines) * (1 if grouped else 2)
+            most += self._growing if grouped else GROWING if self._growing else SPARE
             while ready and self._in_flight[stage] < most:
-                self._start(ready.popleft(), {} if grouped else wants(runtime, stage, self._gpus))
+                self._start(ready.popleft(), {} if grouped else wants(runtime, stage, has_gpus(self._machines)))
 
     def _start(self, step: Step, wanted: Mapping[str, float]) -> None:
         runtime = self._runtimes.of(step.stage)
@@ -297,6 +312,8 @@ class Runner:
         """Show what the steps reported; where nothing happens, say what is waited for."""
         import ray
 
+        if self._growing:
+            self._machines = machines()
         reports = ray.get(self._board.read.remote())
         self._watcher.progressed(reports)
         running = {step.key for step in self._running.values()}
@@ -305,6 +322,8 @@ class Runner:
             self._event = time.monotonic()
         elif time.monotonic() - self._event > WAITING_SECONDS:
             self._event = time.monotonic()
+            if self._growing and (lacking := infeasible()):
+                raise InputError(f"no machine that the autoscaler may start has {lacking[0]}; ask for less in runtime")
             self._watcher.waiting(self._why())
 
     def _why(self) -> str:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.execute import LOG
 from pipeline.experiment import Runtimes
 from pipeline.plan import Plan
-from pipeline.resources import Machine, at_once, check_resources, ray_options, wants
+from pipeline.resources import Machine, at_once, check_resources, infeasible, may_grow, ray_options, wants
 from pipeline.runner import (
     ATTEMPTS,
     Outcome,
@@ -297,6 +297,21 @@ def test_more_than_the_cluster_has_is_refused_before_anything_runs(plan_tiny: Pl
     ):
         with pytest.raises(InputError, match=message):
             check_resources(steps, runtimes, machines)
+
+
+def test_where_machines_may_come_that_are_not_there_only_what_depends_on_them_is_refused(plan_tiny: Planner) -> None:
+    steps, head = list(plan_tiny({}).steps.values()), [{"CPU": 0.0, "memory": 8e9}]
+    check_resources(steps, Runtimes(device="cuda", cpus=96), head, growing=True)
+    check_resources(steps, Runtimes(gpus=1), head, growing=True)
+    check_resources(steps, Runtimes(), [*head, {"CPU": 4.0, "GPU": 1.0}], growing=True)
+    with pytest.raises(InputError, match=r"runtime\.device .* is auto, and no machine with a GPU is up: .* Say cuda"):
+        check_resources(steps, Runtimes(), head, growing=True)
+    assert wants(Runtime(device="cuda"), "brew", gpus=False)["GPU"] == 1
+
+
+def test_a_ray_of_our_own_does_not_grow(machines: list[Machine]) -> None:
+    assert not may_grow()
+    assert infeasible() == []
 
 
 def test_time_left_counts_what_runs_at_the_same_time() -> None:
