@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,7 +24,7 @@ from pipeline.store.node_cache import NodeCache
 from pipeline.store.node_scratch import NodeScratch
 from pipeline.store.s3_address import Address
 from pipeline.store.s3_client import THREADS, Patience
-from pipeline.store.s3_errors import ABSENT, S3Error
+from pipeline.store.s3_errors import S3Error
 from pipeline.store.s3_objects import Objects
 from pipeline.store.s3_segments import Segments
 
@@ -97,7 +98,9 @@ class S3Store:
             pin = cache.pin(folder)
             with ThreadPoolExecutor(FILES) as pool:
                 blobs = list({blob.sha256: blob for blob in manifest.blobs}.values())
-                found = pool.map(lambda blob: cache.hold(blob, pin, lambda path: self._download(blob, path)), blobs)
+                found = pool.map(
+                    lambda blob: cache.hold(blob, pin, partial(self._objects.download, _blob(blob))), blobs
+                )
                 problems = dict(zip((blob.sha256 for blob in blobs), found, strict=True))
         except OSError as error:
             raise cache.explained(error, folder, sum(blob.size for blob in manifest.blobs)) from error
@@ -155,12 +158,8 @@ class S3Store:
         path = self.scratch(key) / name
         part = path.with_name(f".{uuid4().hex}.pulled")
         try:
-            if self._objects.head(f"scratch/{key}/{name}") is not None:
-                self._objects.download(f"scratch/{key}/{name}", part)
+            if self._objects.download(f"scratch/{key}/{name}", part):
                 part.replace(path)
-        except S3Error as error:
-            if error.code not in ABSENT:
-                raise
         except OSError as error:
             raise self._cache.explained(error, path, 0) from error
         finally:
@@ -280,15 +279,6 @@ class S3Store:
         if facts.size != blob.size:
             return f"has {facts.size} bytes, not {blob.size}"
         return None if digest == blob.sha256 else "holds other bytes than its sha256 says"
-
-    def _download(self, blob: Blob, path: Path) -> bool:
-        try:
-            self._objects.download(_blob(blob), path)
-        except S3Error as error:
-            if error.code in ABSENT:
-                return False
-            raise
-        return True
 
     def _store(self, name: str, source: Path, again: bool) -> Blob:
         """Bring one output file in as a blob: kept if it is there, put in its place if it is damaged.

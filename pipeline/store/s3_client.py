@@ -60,12 +60,8 @@ class Patience:
         self, response: Any, caught_exception: Exception | None, attempts: int, request_dict: Any, **_: Any
     ) -> float | None:
         """Botocore's question after every request: the pause before the next try, null for none."""
-        from botocore.exceptions import HTTPClientError, SSLError
-
         if caught_exception is not None:
-            again = isinstance(caught_exception, HTTPClientError) and not (
-                isinstance(caught_exception, SSLError) and "CERTIFICATE" in str(caught_exception)
-            )
+            again = broke_off(caught_exception) and "CERTIFICATE" not in str(caught_exception)
         else:
             status, code = response[0].status_code, response[1].get("Error", {}).get("Code")
             again = status in AGAIN_STATUS or code in AGAIN_CODES
@@ -125,8 +121,9 @@ def connect(address: Address, patience: Patience) -> Connection:
 
 
 def broke_off(error: Exception) -> bool:
-    """Whether a connection broke off while bytes came in. Some errors of urllib3 get out of botocore as they are."""
-    from botocore.exceptions import HTTPClientError, IncompleteReadError
+    """Whether there was no connection, or it broke off. Some errors of urllib3 get out of botocore as they are."""
+    from botocore import exceptions as boto
     from urllib3.exceptions import HTTPError
 
-    return isinstance(error, HTTPClientError | IncompleteReadError | HTTPError | ConnectionError | TimeoutError)
+    kinds = (boto.ConnectionError, boto.HTTPClientError, boto.IncompleteReadError, HTTPError)
+    return isinstance(error, (*kinds, ConnectionError, TimeoutError))

@@ -135,6 +135,8 @@ def _refusal(error: Any, response: dict[str, Any], code: str, bucket: str, redac
     }
     if code in known:
         return known[code]
+    if operation == "ListObjectsV2" and code in ABSENT:
+        return f"nothing there speaks S3 ({code}); check the endpoint"
     tries = response.get("ResponseMetadata", {}).get("RetryAttempts") or 0
     again = f", after {tries + 1} tries" if tries else ""
     return f"{operation} was refused{again}: {code} {redacted(said.get('Message', ''))}".rstrip()

@@ -68,6 +68,8 @@ class Objects:
         except S3Error as error:
             if error.code in ABSENT:
                 return None
+            # The answer to a HEAD has no body to say why; that to a LIST has.
+            self.call("list_objects_v2", None, Prefix=self._key(name), MaxKeys=1)
             raise
 
     def get(self, name: str) -> tuple[bytes, Object] | None:
@@ -98,7 +100,7 @@ class Objects:
         try:
             self.call("put_object", name, Body=data, ChecksumAlgorithm="SHA256", **options)
         except S3Error as error:
-            if error.code in CHANGED or (instead_of and error.code in ABSENT):
+            if ((new or instead_of) and error.code in CHANGED) or (instead_of and error.code in ABSENT):
                 return False
             raise
         return True
@@ -118,9 +120,27 @@ class Objects:
         source = {"Bucket": self.address.bucket, "Key": self._key(name)}
         self._transferred(name, lambda manager, key: manager.copy(source, self.address.bucket, key, options))
 
-    def download(self, name: str, path: Path) -> None:
-        """Read an object into a file, in parallel ranges. Raises OSError for `path`."""
-        self._transferred(name, lambda manager, key: manager.download(self.address.bucket, key, str(path)))
+    def download(self, name: str, path: Path) -> bool:
+        """Read an object into a file, in parallel ranges; false where there is none. Raises OSError for `path`."""
+        from s3transfer.exceptions import S3DownloadFailedError, S3ValidationError
+
+        last: Exception | None = None
+        for _ in range(REPLACED):
+            found = self.head(name)
+            if found is None:
+                return False
+            if found.size == 0:  # of which there is no range to ask for
+                path.write_bytes(b"")
+                return True
+            try:
+                self._transferred(name, lambda manager, key: manager.download(self.address.bucket, key, str(path)))
+                return True
+            except (S3DownloadFailedError, S3ValidationError) as error:  # it was replaced meanwhile
+                last = error
+            except S3Error as error:
+                if error.code not in ABSENT:
+                    raise
+        raise S3Error(f"{self.place(name)} changes again and again while it is read ({last}); run again")
 
     def names(self, prefix: str, after: str = "") -> Iterator[Listed]:
         """The objects whose names begin with `prefix`, in order, beyond `after`."""
@@ -222,17 +242,9 @@ class Objects:
             body = self.call("get_object", name, Range=f"bytes={offset}-", IfMatch=found.etag)["Body"]
 
     def _transferred(self, name: str, submit: Callable[[Any, str], Any]) -> None:
-        """Do a transfer to its end. An object that is replaced meanwhile is begun anew."""
-        from s3transfer.exceptions import S3DownloadFailedError, S3ValidationError
-
-        for _ in range(REPLACED):
-            try:
-                with self._errors(name):
-                    submit(self._connected.transfers, self._key(name)).result()
-                    return
-            except (S3DownloadFailedError, S3ValidationError) as error:
-                last = error
-        raise self._explained(last, name)
+        """Do a transfer to its end."""
+        with self._errors(name):
+            submit(self._connected.transfers, self._key(name)).result()
 
     @contextmanager
     def _errors(self, name: str | None) -> Iterator[None]:

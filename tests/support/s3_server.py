@@ -109,6 +109,7 @@ class S3Server:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
+                env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
                 start_new_session=True,  # Ctrl-C is for the tests; they end it
             )
         self._wait()
