@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import cli_export, cli_store, report, runs
-from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption
+from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption, with_s3_options
 from pipeline.cost.estimate import estimate
 from pipeline.cost.prices import load_prices
 from pipeline.execute import run_stage
@@ -45,7 +45,7 @@ Connect = Callable[[str | None], AbstractContextManager[list[Machine]]]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(cli_store.cache, name="cache")
 app.add_typer(cli_store.results, name="results")
-app.command()(cli_export.export)
+app.command()(with_s3_options(cli_export.export))
 
 ExperimentArgument = Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="An experiment file, or a named one.")]
 Settings = Annotated[list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Set a field: attack.eps=8.")]
@@ -71,6 +71,7 @@ def _interrupt(number: int, frame: Any) -> NoReturn:
 
 
 @app.command()
+@with_s3_options
 def run(
     context: typer.Context,
     experiment: ExperimentArgument,
@@ -145,6 +146,7 @@ def _planned(
 
 
 @app.command()
+@with_s3_options
 def plan(
     experiment: ExperimentArgument,
     settings: Settings = [],  # noqa: B006
@@ -180,6 +182,7 @@ def plan(
 
 
 @app.command()
+@with_s3_options
 def status(
     run: Annotated[str | None, typer.Argument(help="A run; left out, all runs are listed.")] = None,
     store: StoreOption = DEFAULT_STORE,
@@ -203,6 +206,7 @@ def status(
 
 
 @app.command()
+@with_s3_options
 def why(
     key: Annotated[str, typer.Argument(help="A key, or its first characters (4 at least).")],
     other: Annotated[str | None, typer.Argument(help="Another key, to compare with.")] = None,

@@ -1,7 +1,12 @@
 """The commands that only look at the store: `brewline cache …` and `brewline results …`."""
 
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import platformdirs
 import typer
@@ -9,21 +14,77 @@ import typer
 from pipeline import results as kept
 from pipeline.step import SHOWN
 from pipeline.store import open_store
+from pipeline.store.s3_address import OPTIONS, parse
 from stages.config import InputError
 
 DONE, FAILED = 0, 1
 
 StoreOption = Annotated[
-    str, typer.Option("--store", envvar="BREWLINE_STORE", help="Where outputs live; a folder of the user's cache.")
+    str, typer.Option("--store", envvar="BREWLINE_STORE", help="Where outputs live: a folder, or s3://bucket/prefix.")
 ]
 DEFAULT_STORE = str(Path(platformdirs.user_cache_dir("brewline")) / "store")
 FolderOption = Annotated[Path, typer.Option(help="The folder of results.")]
+
+S3_HELP = {
+    "endpoint": "Where an S3 other than AWS answers: https://host or http://host:port.",
+    "region": "The bucket's region.",
+    "storage_class": "The class that blobs are kept in, as in STANDARD_IA.",
+}
+
+
+def with_s3_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with --s3-endpoint, --s3-region and --s3-storage-class, which it gets as a part of its `store`."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        given = {name: kwargs.pop(f"s3_{name}") for name in OPTIONS}
+        return command(*args, **kwargs | {"store": _with_options(kwargs["store"], given)})
+
+    signature = inspect.signature(command)
+    added = {
+        f"s3_{name}": Annotated[
+            str,
+            typer.Option(f"--s3-{name.replace('_', '-')}", envvar=_variable(name), help=S3_HELP[name]),
+        ]
+        for name in OPTIONS
+    }
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default="", annotation=annotation)
+        for name, annotation in added.items()
+    ]
+    wrapped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *parameters])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = command.__annotations__ | added
+    return wrapped
+
+
+def _variable(option: str) -> str:
+    return f"BREWLINE_S3_{option.upper()}"
+
+
+def _with_options(store: str, given: dict[str, str]) -> str:
+    """The store's URL with the options that were given. Those of the environment yield to the URL and to a folder."""
+    asked = {name for name in OPTIONS if given[name] and given[name] != os.environ.get(_variable(name))}
+    if not store.startswith("s3:"):
+        for name in sorted(asked):
+            raise InputError(
+                f"--s3-{name.replace('_', '-')} {given[name]}: --store {store} is a folder; leave the option out, or "
+                "give --store s3://bucket/prefix"
+            )
+        return store
+    address = parse(store)
+    for name in OPTIONS:
+        known = getattr(address, name)
+        if name in asked and known and known != given[name]:
+            raise InputError(f"--s3-{name.replace('_', '-')}: the store's own {name} is {known}; give one of the two")
+    return replace(address, **{name: given[name] for name in OPTIONS if given[name] and not getattr(address, name)}).url
+
 
 cache = typer.Typer(no_args_is_help=True, help="Look into the store, and take steps out of it.")
 results = typer.Typer(no_args_is_help=True, help="Keep results of runs, and make the page of their tables.")
 
 
 @cache.command("ls")
+@with_s3_options
 def cache_list(
     stage: Annotated[str | None, typer.Option(help="Only this stage.")] = None, store: StoreOption = DEFAULT_STORE
 ) -> None:
@@ -38,6 +99,7 @@ def cache_list(
 
 
 @cache.command("verify")
+@with_s3_options
 def cache_verify(store: StoreOption = DEFAULT_STORE) -> None:
     """Read every output in the store and compare it with its checksum. Exits with 1 if any is damaged."""
     opened, damaged, count = open_store(store), 0, 0
@@ -53,6 +115,7 @@ def cache_verify(store: StoreOption = DEFAULT_STORE) -> None:
 
 
 @cache.command("rm")
+@with_s3_options
 def cache_remove(
     keys: Annotated[list[str], typer.Argument(help="Keys, or their first characters (4 at least).")],
     store: StoreOption = DEFAULT_STORE,
@@ -72,6 +135,7 @@ def cache_remove(
 
 
 @results.command("add")
+@with_s3_options
 def results_add(
     run: Annotated[str, typer.Argument(help="A finished run.")],
     name: Annotated[str, typer.Argument(help="The result's name: its file is NAME.json.")],

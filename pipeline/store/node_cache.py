@@ -74,7 +74,7 @@ class NodeCache:
 
     def pin(self, folder: Path) -> Path:
         """A new pin for `folder`: it stays as long as that folder and this process do."""
-        self._sweep()
+        self.sweep()
         pin = self._pinned / uuid4().hex
         lock = take_lock(pin.with_suffix(".lock"))
         assert lock is not None
@@ -180,7 +180,7 @@ class NodeCache:
                 freed += facts.st_size
         return freed
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Drop what nobody reads any more: this process's pins of folders that are gone, and all that the dead left."""
         with _guard:
             done = [pin for pin, (_, folder) in _pins.items() if not folder.exists()]
