@@ -4,9 +4,10 @@ from cluster.connect import connected
 from cluster.doctor import doctor
 from cluster.submit import submit
 from pipeline import cli
+from pipeline.cli_store import with_s3_options
 
-cli.app.command()(doctor)
-cli.app.command()(submit)
+cli.app.command()(with_s3_options(doctor))
+cli.app.command()(with_s3_options(submit))
 
 
 def main() -> None:
