@@ -155,6 +155,6 @@ def open_store(url: str | Path) -> Store:
         return S3Store(parse(text))
     if re.match("[a-z0-9+.-]+:/", text) or not text.strip():
         raise InputError(
-            f"store {text!r}: not a store; give a folder such as ./store or /data/brewline, or s3://bucket/prefix"
+            f"store {text!r}: not a folder, and not in S3; give a path such as ./store or /data/brewline, or s3://bucket/prefix"
         )
     return LocalStore(Path(text).expanduser().absolute())

@@ -201,3 +201,15 @@ def _drop(pin: Path, lock: int) -> None:
     shutil.rmtree(pin, ignore_errors=True)
     pin.with_suffix(".lock").unlink(missing_ok=True)
     os.close(lock)
+
+
+def lay(source: Path, target: Path) -> None:
+    """A link to a pinned blob at `target`. One of an attempt that was interrupted is replaced: its pin may be gone."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        if target.readlink().name == source.name:
+            target.unlink()
+    try:
+        target.symlink_to(source)
+    except FileExistsError as error:
+        raise StoreError(f"{target} is there already and is not {source}; fetch into a new folder") from error

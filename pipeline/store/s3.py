@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from pipeline.store import s3_lease
 from pipeline.store.files import plain_files, sha256_of
-from pipeline.store.lease import is_dead
 from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError
-from pipeline.store.names import GRACE_SECONDS, LEASE_SECONDS, key_prefix, run_file, whole_key, whole_lines
-from pipeline.store.node_cache import NodeCache
+from pipeline.store.names import GRACE_SECONDS, key_prefix, run_file, whole_key, whole_lines
+from pipeline.store.node_cache import NodeCache, lay
 from pipeline.store.node_scratch import NodeScratch
 from pipeline.store.s3_address import Address
 from pipeline.store.s3_client import THREADS, Patience
@@ -107,7 +107,7 @@ class S3Store:
         for blob in manifest.blobs:
             if problem := problems[blob.sha256]:
                 raise DamagedBlob(manifest.stage, manifest.key, blob.name, problem)
-            _lay(pin / blob.sha256, folder / blob.name)
+            lay(pin / blob.sha256, folder / blob.name)
 
     def commit(self, folder: Path, draft: Manifest, again: bool = False) -> Manifest:
         """Blobs first, then the manifest. What is there is taken for whole by its size and its uploader's word for its
@@ -172,25 +172,12 @@ class S3Store:
             self._objects.delete(pushed.name)
 
     def acquire(self, key: str, owner: str) -> float:
-        """An object of the owner's name, as old as its last renewal; each write is another, so a renewal shows."""
-        name, data = f"leases/{whole_key(key)}", f"{owner}\n{uuid4().hex}".encode()
-        while not self._objects.put(name, data, new=True):
-            found = self._objects.get(name)
-            if found is None:
-                continue  # given back since
-            body, lease = found
-            left = LEASE_SECONDS - lease.age
-            if body != data and _owner(body) != owner and left > 0 and not is_dead(_owner(body)):
-                return left
-            if body == data or self._objects.put(name, data, instead_of=lease.etag):
-                break
-        return 0.0
+        """By the server's clock."""
+        return s3_lease.acquire(self._objects, f"leases/{whole_key(key)}", owner)
 
     def release(self, key: str, owner: str) -> None:
         """Drop the object."""
-        found = self._objects.get(f"leases/{whole_key(key)}")
-        if found is not None and _owner(found[0]) == owner:
-            self._objects.delete(f"leases/{key}")
+        s3_lease.release(self._objects, f"leases/{whole_key(key)}", owner)
 
     def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
         """All committed steps, read a page of a LIST at a time."""
@@ -329,25 +316,9 @@ class S3Store:
             return [f"{blob.name} {problem}" for blob, problem in zip(others, found, strict=True) if problem]
 
 
-def _lay(source: Path, target: Path) -> None:
-    """A link to a pinned blob. One of an attempt that was interrupted is replaced: its pin may be gone."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError):
-        if target.readlink().name == source.name:
-            target.unlink()
-    try:
-        target.symlink_to(source)
-    except FileExistsError as error:
-        raise StoreError(f"{target} is there already and is not {source}; fetch into a new folder") from error
-
-
 def _blob(blob: Blob) -> str:
     return f"blobs/{blob.sha256}"
 
 
 def _manifest(stage: str, key: str) -> str:
     return f"steps/{stage}/{whole_key(key)}.json"
-
-
-def _owner(lease: bytes) -> str:
-    return lease.decode(errors="replace").partition("\n")[0]

@@ -72,7 +72,7 @@ class Patience:
         return pause if time.monotonic() + pause < began + self.deadline else None
 
 
-HASTY = Patience(deadline=6.0, longest=0.5, connect=4.0, read=8.0)
+HASTY = Patience(deadline=3.0, longest=0.5, connect=3.0, read=4.0)
 """For `probe`: somebody waits for its answer."""
 
 
