@@ -12,16 +12,20 @@ export MPLBACKEND := Agg
 export PIP_FIND_LINKS :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test test-all lint format bench clean
+.PHONY: quickstart test test-all chaos lint format bench clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/brewline run quickstart $(ARGS)
 
 test: $(FFCV_TRIED)
-	$(BIN)/python -m pytest -m "not slow and not bench" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not chaos and not bench" $(ARGS)
 
 test-all: $(FFCV_TRIED)
 	$(BIN)/python -m pytest -m "not bench" $(ARGS)
+
+# Ends by saying how many faults were injected.
+chaos: $(INSTALLED)
+	$(BIN)/python -m pytest --timeout 600 --session-timeout 1800 tests/chaos $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

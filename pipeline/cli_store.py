@@ -1,7 +1,8 @@
-"""The commands that only look at the store: `brewline cache …` and `brewline results …`."""
+"""The commands about what is in a store: `brewline cache …` and `brewline results …`."""
 
 import inspect
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
@@ -10,10 +11,17 @@ from typing import Annotated, Any
 
 import platformdirs
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from pipeline import results as kept
+from pipeline.progress import EVENTS
+from pipeline.runs import SILENCE_SECONDS, planned
 from pipeline.step import SHOWN
-from pipeline.store import open_store
+from pipeline.store import Store, open_store
+from pipeline.store.collect import collect
+from pipeline.store.copying import compare, copy_run, transfer
+from pipeline.store.names import GRACE_SECONDS
 from pipeline.store.s3_address import OPTIONS, parse
 from stages.config import InputError
 
@@ -33,12 +41,15 @@ S3_HELP = {
 
 
 def with_s3_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with --s3-endpoint, --s3-region and --s3-storage-class, which it gets as a part of its `store`."""
+    """The command with --s3-endpoint, --s3-region and --s3-storage-class, which it gets as a part of its `store`, and
+    of the store `to` where it has one."""
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         given = {name: kwargs.pop(f"s3_{name}") for name in OPTIONS}
-        return command(*args, **kwargs | {"store": _with_options(kwargs["store"], given)})
+        stores = {name: kwargs[name] for name in ("store", "to") if name in kwargs}
+        in_s3 = {name: url for name, url in stores.items() if url.startswith("s3:")} or {"store": stores["store"]}
+        return command(*args, **kwargs | {name: _with_options(url, given) for name, url in in_s3.items()})
 
     signature = inspect.signature(command)
     added = {
@@ -79,7 +90,7 @@ def _with_options(store: str, given: dict[str, str]) -> str:
     return replace(address, **{name: given[name] for name in OPTIONS if given[name] and not getattr(address, name)}).url
 
 
-cache = typer.Typer(no_args_is_help=True, help="Look into the store, and take steps out of it.")
+cache = typer.Typer(no_args_is_help=True, help="Look into the store, take steps out of it, copy and clean it.")
 results = typer.Typer(no_args_is_help=True, help="Keep results of runs, and make the page of their tables.")
 
 
@@ -132,6 +143,76 @@ def cache_remove(
     for stage, whole in found:
         opened.remove(stage, whole)
         print(f"removed {stage} {whole[:SHOWN]}")
+
+
+@cache.command("gc")
+@with_s3_options
+def cache_collect(
+    grace: Annotated[
+        str, typer.Option(help="Leave what is younger: longer than any commit takes. 90s, 30m, 12h, 7d.")
+    ] = "7d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Remove outputs that no step in the store names, and what crashes left. Runs that go on are not disturbed."""
+    seconds = _seconds(grace)
+    opened = open_store(store)
+    opened.probe()
+    for run in opened.runs() if seconds < GRACE_SECONDS else ():
+        if _goes_on(opened, run):
+            raise InputError(
+                f"--grace {grace}: run {run} goes on, and its commits rely on outputs that nobody touches for "
+                f"{GRACE_SECONDS / 86400:.0f} days; give {GRACE_SECONDS / 86400:.0f}d, or wait until it has ended"
+            )
+    found = collect(opened, seconds, dry_run)
+    print(
+        f"{'would remove' if dry_run else 'removed'} {found.blobs} outputs that no step names "
+        f"({found.blob_bytes / 1e9:.3f} GB) and {found.leftovers} leftovers of crashes "
+        f"({found.leftover_bytes / 1e9:.3f} GB), untouched for {grace}; {found.kept} outputs stay"
+    )
+
+
+@cache.command("copy")
+@with_s3_options
+def cache_copy(
+    run: Annotated[str, typer.Argument(help="A run; its steps need not all be done.")],
+    to: Annotated[str, typer.Option(help="The store to copy to.")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Copy a run and its steps to another store, where it then counts as run. The same command resumes."""
+    source, target = open_store(store), open_store(to)
+    if source.url == target.url:
+        raise InputError(f"--to {to}: that is the store to copy from; give another")
+    steps = [(step["stage"], step["key"]) for step in planned(source, run)]
+    target.probe()
+    what = compare(source, target, steps)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("copy", total=what.size)
+        transfer(source, target, what, lambda size: progress.advance(task, size))
+    files = copy_run(source, target, run)
+    print(
+        f"copied {len(what.steps)} steps ({len(what.blobs)} outputs, {what.size / 1e9:.3f} GB) and {files} files of "
+        f"run {run} to {target.url}; it had {what.there} steps"
+        + (f"; {what.absent} are not done yet, so not in {source.url}" if what.absent else "")
+    )
+
+
+def _goes_on(store: Store, run: str) -> bool:
+    """Whether a run wrote to its log a moment ago, and not that it ended."""
+    age = store.age_run(run, EVENTS)
+    if age is None or age > SILENCE_SECONDS:
+        return False
+    *_, last = (store.read_run(run, EVENTS) or b"{}").splitlines()
+    return b'"ended"' not in last and b'"interrupted"' not in last
+
+
+def _seconds(text: str) -> float:
+    """A duration in seconds. Raises InputError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not match:
+        raise InputError(f"--grace {text}: expected a number and s, m, h or d, as in 90s, 30m, 12h or 7d")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 @results.command("add")

@@ -1,13 +1,14 @@
 """Real images for the tests: a folder named by BREWLINE_TEST_DATA, and what is unpacked from it once a session."""
 
 import os
+import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from s3_server import OTHER_KEYS, S3Server, serving
 
+from s3_server import OTHER_KEYS, S3Server, serving
 from stages import prepare, shard
 from stages.data.dataset_config import DatasetConfig
 from stages.shards.config import SPLITS, Shards
@@ -84,6 +85,17 @@ def s3_environment(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.Monk
 def s3_url(s3_server: S3Server, s3_environment: dict[str, str]) -> str:
     """The URL of a new, empty store in S3 that this process may use."""
     return s3_server.url()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "x", mount], check=False).returncode:
+        pytest.skip("no permission to mount a small tmpfs")
+    yield mount
+    subprocess.run(["umount", "--lazy", mount], check=True)  # this process may hold locks in it until it ends
 
 
 def _unpacked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

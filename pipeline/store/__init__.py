@@ -10,7 +10,8 @@ manifest results and all of them get it. Nothing here knows what a step computes
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -69,6 +70,22 @@ class Store(Protocol):
         """
         ...
 
+    def blob_file(self, blob: Blob) -> AbstractContextManager[Path]:
+        """A file on this machine, for the length of a block, that holds a blob: only to be read, and checked for its
+        sha256. Raises StoreError if the blob is absent or holds other bytes."""
+        ...
+
+    def upload(self, blob: Blob, source: Path) -> None:
+        """Store a copy of `source` as `blob`. Raises StoreError if it has another sha256, or cannot be stored."""
+        ...
+
+    def settle(self, manifest: Manifest) -> Manifest:
+        """The last part of a commit: write the manifest; returns the one that counts.
+
+        Raises StoreError where one of its blobs is not there, or of another size.
+        """
+        ...
+
     def scratch(self, key: str) -> Path:
         """A folder on this machine for a step that is not done; it stays until `clear_scratch`, and after a crash."""
         ...
@@ -117,8 +134,28 @@ class Store(Protocol):
         """Drop the step's manifest, so that it runs again; its blobs stay. Says whether there was one."""
         ...
 
+    def blobs(self) -> Iterator[tuple[str, int, float]]:
+        """Every blob: (sha256, bytes, age). Its age is the seconds since a commit stored it, or found it there and
+        refreshed it, by the store's own clock."""
+        ...
+
+    def remove_blob(self, sha256: str, grace: float) -> bool:
+        """Drop a blob if it is, now, at least `grace` seconds old: says whether it was. For `collect` alone."""
+        ...
+
+    def sweep(self, grace: float, done: Collection[str], dry: bool) -> Iterator[tuple[str, int]]:
+        """Drop what crashes left and nobody has touched for `grace` seconds; (name, bytes) of each.
+
+        That is unfinished files and uploads, leases, and scratch of steps whose key is in `done`. dry: only name them.
+        """
+        ...
+
     def runs(self) -> list[str]:
         """The names of all runs, sorted."""
+        ...
+
+    def run_files(self, run: str) -> list[str]:
+        """The names of a run's files, sorted."""
         ...
 
     def write_run(self, run: str, name: str, data: bytes) -> None:

@@ -147,3 +147,14 @@ def take_lock(path: Path, shared: bool = False, wait: bool = True) -> int | None
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other processes out for the length of a block, on all machines. path: the lock's file."""
+    lock = take_lock(path)
+    assert lock is not None
+    try:
+        yield
+    finally:
+        os.close(lock)

@@ -1,11 +1,11 @@
 """A store in a folder: a local disk, or a file system that all machines of a cluster mount.
 
 It needs three things of the file system, which `probe` tries out: hard links that refuse to overwrite, fsync, and
-locks (for repairs only). Outputs are linked into place, not copied, where scratch and blobs share a disk.
+locks (for repairs, and to keep blobs from `cache gc`). Outputs are linked into place, not copied, where scratch and
+blobs share a disk.
 """
 
 import errno
-import fcntl
 import logging
 import os
 import shutil
@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
 
 from pipeline.store.files import (
     ADVICE,
     is_full,
     link_anew,
+    locked,
     plain_files,
     sha256_of,
     sha256_once,
@@ -27,6 +27,7 @@ from pipeline.store.files import (
     write_down,
 )
 from pipeline.store.lease import is_dead
+from pipeline.store.local_upkeep import Upkeep
 from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError
 from pipeline.store.names import LEASE_SECONDS, key_prefix, run_file, whole_key, whole_lines
 from stages.config import InputError
@@ -34,7 +35,7 @@ from stages.config import InputError
 log = logging.getLogger(__name__)
 
 
-class LocalStore:
+class LocalStore(Upkeep):
     """The store in folder `root` (absolute). Holds no open files, so it may be sent to other processes."""
 
     def __init__(self, root: Path) -> None:
@@ -43,6 +44,7 @@ class LocalStore:
         self._blobs = root / "blobs"
         self._steps = root / "steps"
         self._runs = root / "runs"
+        self._lock = root / "repair.lock"
 
     def probe(self) -> None:
         """Make the folder; write, link and read back a file in it."""
@@ -52,7 +54,7 @@ class LocalStore:
                 link_anew(first, second)
                 if second.read_bytes() != b"probe" or link_anew(first, second):
                     raise InputError(f"store {self.url}: files do not read back as written; choose another file system")
-                with self._locked():
+                with locked(self._lock):
                     pass
         except OSError as error:
             if error.filename2 is not None:
@@ -124,6 +126,33 @@ class LocalStore:
         except OSError as error:
             raise self._explained(error, folder, needed) from error
 
+    @contextmanager
+    def blob_file(self, blob: Blob) -> Iterator[Path]:
+        """The blob itself."""
+        if problem := self._problem(blob, sha256_of):
+            raise StoreError(f"blob {self._blob(blob)} {problem}; run the step again to repair it")
+        yield self._blob(blob)
+
+    def upload(self, blob: Blob, source: Path) -> None:
+        """Copied: a link to another store's file would tie the two together."""
+        try:
+            self._place(blob, source, partial(shutil.copyfile, source))
+            sync(self._blobs)
+        except OSError as error:
+            raise self._explained(error, source, blob.size) from error
+
+    def settle(self, manifest: Manifest) -> Manifest:
+        """Refresh the blobs, so that `cache gc` leaves them alone, look whether they are there, and write."""
+        try:
+            for blob in manifest.blobs:
+                with suppress(FileNotFoundError):
+                    self._refresh(self._blob(blob))
+            if missing := self.missing(manifest):
+                raise StoreError(f"blob {self._blob(missing[0])} is missing or cut short; store it first")
+            return self._settle(manifest)
+        except OSError as error:
+            raise self._explained(error, self._manifest(manifest.stage, manifest.key), 0) from error
+
     def scratch(self, key: str) -> Path:
         """`scratch/<key>`, made if need be."""
         folder = self._root / "scratch" / whole_key(key)
@@ -132,17 +161,6 @@ class LocalStore:
         except OSError as error:
             raise self._explained(error, folder, 0) from error
         return folder
-
-    def clear_scratch(self, key: str) -> None:
-        """Moved aside first, so that no other attempt sees half of it."""
-        folder = self._root / "scratch" / whole_key(key)
-        aside = folder.with_name(f".{uuid4().hex}.cleared")
-        try:
-            folder.rename(aside)
-        except FileNotFoundError:
-            return
-        # A network file system keeps files that another attempt has open: that must not fail a step that is done.
-        shutil.rmtree(aside, ignore_errors=True)
 
     def push_scratch(self, key: str, name: str) -> str:
         """Nothing to bring: all machines see the folder."""
@@ -208,6 +226,10 @@ class LocalStore:
     def runs(self) -> list[str]:
         """The names of all runs, sorted."""
         return sorted(path.name for path in self._runs.iterdir()) if self._runs.is_dir() else []
+
+    def run_files(self, run: str) -> list[str]:
+        """The names of a run's files."""
+        return sorted(path.name for path in (self._runs / run).glob("[!.]*"))
 
     def write_run(self, run: str, name: str, data: bytes) -> None:
         """Write a run's file."""
@@ -288,28 +310,32 @@ class LocalStore:
         An output that is a link to a blob is that blob: it was hashed when it was fetched, and is not read again.
         """
         if source.is_symlink():
+            self._refresh(source.resolve())
             return Blob(name=name, size=source.stat().st_size, sha256=source.resolve().name)
         source.chmod(0o444)
         blob = Blob(name=name, size=source.stat().st_size, sha256=sha256_of(source))
         target = self._blob(blob)
+        with suppress(FileNotFoundError):
+            self._refresh(target)
         problem = self._problem(blob, sha256_of)
         if problem is None:
             return blob
         repaired = target.exists()
-        with temporary_file(self._blobs) as temporary:
-            try:
-                os.link(source, temporary)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                shutil.copy(source, temporary)
-                if sha256_of(temporary) != blob.sha256:
-                    raise StoreError(f"{source} did not arrive whole in {self._blobs}; run again") from error
-            sync(temporary)
-            temporary.replace(target)
+        self._place(blob, source, partial(_link_or_copy, source))
         if repaired:
             log.warning("repaired %s of %s: it %s", name, target, problem)
         return blob
+
+    def _place(self, blob: Blob, source: Path, bring: Callable[[Path], object]) -> None:
+        """Put a file where the blob belongs. bring: makes it, under a name on the store's disk."""
+        with temporary_file(self._blobs) as temporary:
+            bring(temporary)
+            # What was linked is the very file that was hashed.
+            if not temporary.samefile(source) and sha256_of(temporary) != blob.sha256:
+                raise StoreError(f"{source} did not arrive whole in {self._blobs}; run again")
+            temporary.chmod(0o444)
+            sync(temporary)
+            temporary.replace(self._blob(blob))
 
     def _settle(self, manifest: Manifest) -> Manifest:
         """Write the manifest unless a whole one is there: the one that counts."""
@@ -334,19 +360,12 @@ class LocalStore:
 
     def _replace(self, damaged: Manifest, temporary: Path) -> bool:
         """Put `temporary` in place of a manifest unless that has changed: several attempts may repair at once."""
-        with self._locked():
+        with locked(self._lock):
             found = self.read(damaged.stage, damaged.key)
             if found is None or found.write_id != damaged.write_id:
                 return False
             temporary.replace(self._manifest(damaged.stage, damaged.key))
             return True
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keeps other processes out, on all machines; a process that dies lets go."""
-        with (self._root / "repair.lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     def _explained(self, error: OSError, path: Path, needed: int) -> StoreError:
         if not is_full(error):
@@ -356,3 +375,13 @@ class LocalStore:
             f"store {self.url}: the disk is full: up to {needed:,} bytes are needed for {path}, {free:,} are free. "
             "Free some space and run again; nothing was lost"
         )
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """A second name where both are on one disk, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copyfile(source, target)

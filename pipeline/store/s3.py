@@ -27,6 +27,7 @@ from pipeline.store.s3_client import THREADS, Patience
 from pipeline.store.s3_errors import S3Error
 from pipeline.store.s3_objects import Objects
 from pipeline.store.s3_segments import Segments
+from pipeline.store.s3_upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ MANY = 100
 """Steps from which on `look` lists what there is before it reads."""
 
 
-class S3Store:
+class S3Store(Upkeep):
     """The store at an address. It is pickled without its connections, so it may be sent to other processes."""
 
     def __init__(self, address: Address, patience: Patience | None = None) -> None:

@@ -154,7 +154,7 @@ class Objects:
             answer = self.call("list_objects_v2", None, Prefix=self._key(prefix), **options)
             now, start = server_clock(answer), len(self._key(""))
             yield [
-                Listed(found["Key"][start:], found["Size"], _age(found["LastModified"], now))
+                Listed(found["Key"][start:], found["Size"], age(found["LastModified"], now))
                 for found in answer.get("Contents", ())
             ]
             if not answer.get("IsTruncated"):
@@ -284,10 +284,10 @@ class Objects:
 
 def _object(answer: Any) -> Object:
     said = answer.get("Metadata", {}).get("sha256", "")
-    return Object(answer["ContentLength"], answer["ETag"], _age(answer["LastModified"], server_clock(answer)), said)
+    return Object(answer["ContentLength"], answer["ETag"], age(answer["LastModified"], server_clock(answer)), said)
 
 
-def _age(modified: datetime, now: datetime | None) -> float:
+def age(modified: datetime, now: datetime | None) -> float:
     if now is None:
         raise StoreError("the S3 endpoint answers without a Date; leases and ages need it")
     return max(0.0, (now - modified.astimezone(UTC)).total_seconds())

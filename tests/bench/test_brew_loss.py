@@ -22,7 +22,6 @@ from stages.training.loop import train
 
 if TYPE_CHECKING:
     from conftest import Figures
-
     from stages.models.classifier import Classifier
 
 pytestmark = pytest.mark.bench

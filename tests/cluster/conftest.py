@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+
 from ray_head import PROGRAMS, Brewline, Head, environment, started_head
 
 

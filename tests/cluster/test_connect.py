@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from ray._raylet import GcsClient
-from ray_head import Head, in_session, started_head
 
 from cluster.connect import connected
+from ray_head import Head, in_session, started_head
 from stages.config import InputError
 
 OWN = """

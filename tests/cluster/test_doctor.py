@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from ray._raylet import GcsClient
-from ray_head import Brewline, Head, in_session, started_worker
 
 from cluster.examine import examine
 from cluster.verdicts import FAIL, OK, WARN, Machine, judge, table
+from ray_head import Brewline, Head, in_session, started_worker
 
 
 @pytest.fixture(scope="module")

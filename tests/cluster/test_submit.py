@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from ray_head import PROGRAMS, Brewline, Head, environment, started_head
 
 TINY: dict[str, Any] = {

@@ -185,14 +185,3 @@ def _command(pid: int) -> str:
 def processes() -> Processes:
     """A look at this machine's processes."""
     return Processes()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "x", mount], check=False).returncode:
-        pytest.skip("no permission to mount a small tmpfs")
-    yield mount
-    subprocess.run(["umount", mount], check=True)

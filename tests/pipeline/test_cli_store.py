@@ -7,9 +7,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from s3_server import S3Server
 
 from pipeline.store import Manifest, Store, new_write_id, open_store
+from s3_server import S3Server
 
 Brewline = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from ray_cluster import RayCluster
 from s3_server import S3Server
 

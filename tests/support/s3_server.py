@@ -98,6 +98,7 @@ class S3Server:
             "s3.localSocket": "",
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
+            "master.electionTimeout": "1s",  # of which a restart waits some
             "master.telemetry": "false",
             "master.volumeSizeLimitMB": 512,
             "volume.max": 0,

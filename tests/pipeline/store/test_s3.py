@@ -18,9 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from faulty_proxy import Fault, FaultyProxy, at_rate, faulty_proxy
-from s3_server import BUCKET, S3Server, free_ports, serving, weed
 
+from faulty_proxy import Fault, FaultyProxy, at_rate, faulty_proxy
 from pipeline.store import (
     LEASE_SECONDS,
     DamagedBlob,
@@ -35,6 +34,7 @@ from pipeline.store import (
 from pipeline.store.s3 import S3Store
 from pipeline.store.s3_address import parse
 from pipeline.store.s3_client import Patience
+from s3_server import BUCKET, S3Server, free_ports, serving, weed
 from stages.config import InputError
 
 KEY = "ab" * 32

@@ -1,0 +1,121 @@
+"""What `brewline cache gc` and `brewline cache copy` need of a store in S3."""
+
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.store.files import sha256_of
+from pipeline.store.manifest import Blob, Manifest, StoreError
+from pipeline.store.names import GRACE_SECONDS, LEASE_SECONDS
+from pipeline.store.node_cache import NodeCache
+from pipeline.store.s3_client import THREADS
+from pipeline.store.s3_errors import server_clock
+from pipeline.store.s3_objects import Listed, Objects, age
+
+
+class Upkeep:
+    """The part of a store in S3 that keeps it small, and brings it elsewhere."""
+
+    _objects: Objects
+    _settle: Callable[[Manifest, bool], Manifest]
+
+    def blobs(self) -> Iterator[tuple[str, int, float]]:
+        """By LIST."""
+        for found in self._objects.names("blobs/"):
+            yield found.name.removeprefix("blobs/"), found.size, found.age
+
+    def remove_blob(self, sha256: str, grace: float) -> bool:
+        """S3 deletes on no condition of age. A commit that relies on a blob looks once more after its manifest."""
+        found = self._objects.head(f"blobs/{sha256}")
+        if found is None or found.age < grace:
+            return False
+        self._objects.delete(f"blobs/{sha256}")
+        return True
+
+    def sweep(self, grace: float, done: Collection[str], dry: bool) -> Iterator[tuple[str, int]]:
+        """Pushed scratch, leases, what `probe` left, and uploads in parts that nobody goes on with."""
+        for found, names in self._stale(grace, done):
+            for name in () if dry else names:
+                self._objects.delete(name)
+            yield found.name, found.size
+        for found, upload in self._uploads():
+            if found.age >= grace:
+                if not dry:
+                    self._objects.call("abort_multipart_upload", found.name, UploadId=upload)
+                yield f"{found.name}?uploadId={upload}", found.size
+
+    def _stale(self, grace: float, done: Collection[str]) -> Iterator[tuple[Listed, list[str]]]:
+        """What is to go, as one, and the objects that it is."""
+        pushed: dict[str, list[Listed]] = {}
+        for found in self._objects.names("scratch/"):
+            pushed.setdefault(found.name.split("/")[1], []).append(found)
+        for key, parts in pushed.items():
+            if key in done and (age := min(part.age for part in parts)) >= grace:
+                size = sum(part.size for part in parts)
+                yield Listed(f"scratch/{key}", size, age), [part.name for part in parts]
+        for folder, least in (("leases/", LEASE_SECONDS), ("probe/", 0.0)):
+            for found in self._objects.names(folder):
+                if found.age >= max(grace, least):
+                    yield found, [found.name]
+
+    @contextmanager
+    def blob_file(self, blob: Blob) -> Iterator[Path]:
+        """Downloaded beside this node's cache: what is copied is read once."""
+        cache = NodeCache.of_node()
+        cache.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache.root) as temporary:
+            path = Path(temporary, blob.sha256)
+            try:
+                self._objects.download(f"blobs/{blob.sha256}", path)
+            except OSError as error:
+                raise cache.explained(error, path, blob.size) from error
+            if sha256_of(path) != blob.sha256:
+                place = self._objects.place(f"blobs/{blob.sha256}")
+                raise StoreError(f"{place} holds other bytes than its sha256 says; run the step again to repair it")
+            yield path
+
+    def upload(self, blob: Blob, source: Path) -> None:
+        """Hashed here; the server checks each part."""
+        if sha256_of(source) != blob.sha256:
+            raise StoreError(f"{source} holds other bytes than blob {blob.sha256}")
+        self._objects.upload(source, f"blobs/{blob.sha256}", blob.sha256)
+
+    def settle(self, manifest: Manifest) -> Manifest:
+        """Look at the blobs, and refresh the old ones so that `cache gc` leaves them alone; then write."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            lacking = [blob for blob in pool.map(self._lacking, manifest.blobs) if blob is not None]
+        if lacking:
+            place = self._objects.place(f"blobs/{lacking[0].sha256}")
+            raise StoreError(f"{place} is missing or of another size; store it first")
+        return self._settle(manifest, False)
+
+    def run_files(self, run: str) -> list[str]:
+        """The names of a run's files, whether one object or appended parts."""
+        start = f"runs/{run}/"
+        return sorted({found.name.removeprefix(start).partition("/")[0] for found in self._objects.names(start)})
+
+    def _lacking(self, blob: Blob) -> Blob | None:
+        found = self._objects.head(f"blobs/{blob.sha256}")
+        if found is None or found.size != blob.size:
+            return blob
+        if found.age > GRACE_SECONDS / 2:
+            self._objects.refresh(f"blobs/{blob.sha256}", blob.sha256)
+        return None
+
+    def _uploads(self) -> Iterator[tuple[Listed, str]]:
+        """Uploads in parts that were not ended, as old as their youngest part; and their ids."""
+        start = f"{self._objects.address.prefix}/".lstrip("/")
+        marker: dict[str, str] = {}
+        while True:
+            answer = self._objects.call("list_multipart_uploads", None, Prefix=start, **marker)
+            for entry in answer.get("Uploads", ()):
+                name, upload = entry["Key"].removeprefix(start), entry["UploadId"]
+                parts = self._objects.call("list_parts", name, UploadId=upload)
+                found = parts.get("Parts", ())
+                newest = max([entry["Initiated"], *(part["LastModified"] for part in found)])
+                yield Listed(name, sum(part["Size"] for part in found), age(newest, server_clock(parts))), upload
+            if not answer.get("IsTruncated"):
+                return
+            marker = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
