@@ -20,7 +20,7 @@ PART = 16 << 20
 CUTS = 100
 """Times that one part of a download may break off in the middle."""
 
-AGAIN_STATUS = (429, 500, 502, 503, 504)
+AGAIN_STATUS = (409, 429, 500, 502, 503, 504)
 AGAIN_CODES = (
     "SlowDown",
     "Throttling",
