@@ -16,7 +16,9 @@ Stage modules import torch inside `run`, so that planning an experiment stays qu
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -69,11 +71,18 @@ class Runtime(Config):
     """With how few workers a training goes on while machines are missing; null is `workers`, so that it waits."""
     micro_batch: Annotated[int, Field(gt=0)] = 512
     """Images that pass through a network at once where the result does not depend on it: it bounds the memory."""
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30
+    """How often a long step keeps what it needs to resume: what a lost machine costs at most. 0 is at every batch."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers is {self.min_workers}, but there are {self.workers} workers; lower it")
+        if self.workers > 1 and self.gpus is not None and self.gpus % 1:
+            raise ValueError(
+                f"gpus is {self.gpus:g} for each of {self.workers} workers, which cannot share a GPU; give each a "
+                "whole one, or none"
+            )
         own = {"CPU": "cpus", "GPU": "gpus", "memory": "memory_gb"}
         for name in own.keys() & self.resources.keys():
             raise ValueError(f"resources names {name}, which has a field of its own: {own[name]}")
@@ -87,27 +96,57 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / "checkpoint.safetensors"
+        self.file = folder / "checkpoint.safetensors"
 
     def load(self) -> "tuple[dict[str, torch.Tensor], dict[str, Any]] | None":
         """The last checkpoint as (tensors, facts), or None where there is none."""
         from safetensors import safe_open
 
-        if not self._file.exists():
+        if not self.file.exists():
             return None
-        with safe_open(self._file, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+        with safe_open(self.file, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, _facts(file)  # noqa: SIM118
+
+    def facts(self) -> dict[str, Any] | None:
+        """The facts alone of the last checkpoint, or None."""
+        from safetensors import safe_open
+
+        if not self.file.exists():
+            return None
+        with safe_open(self.file, framework="pt") as file:
+            return _facts(file)
 
     def save(self, tensors: "Mapping[str, torch.Tensor]", facts: Mapping[str, Any]) -> None:
         """Replace the checkpoint by these tensors and JSON-ready facts."""
         from safetensors.torch import save_file
 
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._file.with_suffix(f".{os.getpid()}.tmp")
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.file.with_suffix(f".{os.getpid()}.tmp")
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary, metadata={"facts": json.dumps(dict(facts))})
-        temporary.replace(self._file)
+        temporary.replace(self.file)
+
+
+def _facts(file: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((file.metadata() or {}).get("facts", "{}"))
+    return facts
+
+
+SAVING_PART = 0.05
+"""The part of a step's time that saving checkpoints may take: where one takes long, they come less often."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One of the `count` workers that do a step together. The one of rank 0 alone reports, and keeps checkpoints and
+    the output; what a stage returns and leaves is the same on all."""
+
+    rank: int = 0
+    count: int = 1
+
+
+ONLY = Worker()
+"""The worker of a step that has no others."""
 
 
 def derive_seed(seed: int, *role: object) -> int:
@@ -125,11 +164,19 @@ class Context:
         runtime: Runtime,
         checkpoint: Checkpoint,
         report: Report | None = None,
+        *,
+        worker: Worker = ONLY,
+        hurry: Callable[[], bool] = lambda: False,
     ) -> None:
+        """hurry: whether this machine is about to be taken away; asked often, so it answers at once."""
         self.seed = seed
         self.runtime = runtime
         self.checkpoint = checkpoint
+        self.worker = worker
+        self.hurry = hurry
         self._report = report
+        self._hurried = False
+        self._saved, self._cost = time.monotonic(), 0.0
 
     def rng(self, *role: object) -> np.random.Generator:
         """A generator that is a pure function of the step's seed and the role."""
@@ -143,8 +190,25 @@ class Context:
 
     def progress(self, done: int, total: int, **metrics: float) -> None:
         """Say how far the stage is (`done` of `total`, in the stage's own unit), with its current figures."""
-        if self._report is not None:
+        if self._report is not None and self.worker.rank == 0:
             self._report(done, total, metrics)
+
+    def save_due(self) -> bool:
+        """Whether to `save` now: every `runtime.checkpoint_seconds`, and once when the machine is about to go."""
+        if self.worker.rank != 0:
+            return False
+        if not self._hurried and self.hurry():
+            self._hurried = True
+            return True
+        seconds = self.runtime.checkpoint_seconds
+        return seconds == 0 or time.monotonic() - self._saved >= max(seconds, self._cost / SAVING_PART)
+
+    def save(self, tensors: "Mapping[str, torch.Tensor]", facts: Mapping[str, Any]) -> None:
+        """Replace the checkpoint, as `Checkpoint.save` does."""
+        started = time.monotonic()
+        self.checkpoint.save(tensors, facts)
+        self._saved = time.monotonic()
+        self._cost = self._saved - started
 
     @property
     def device(self) -> "torch.device":
@@ -156,7 +220,8 @@ class Context:
             name = "cuda" if torch.cuda.is_available() else "cpu"
         if name == "cuda" and not torch.cuda.is_available():
             raise InputError("runtime.device is cuda, but torch sees no GPU here; use auto or cpu")
-        return torch.device(name)
+        # Of several GPUs that a process sees, the current one is its own: whoever starts workers makes it so.
+        return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
 def numbered(inputs: Mapping[str, Path], role: str) -> list[Path]:

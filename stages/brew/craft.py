@@ -1,7 +1,6 @@
 """One restart of Algorithm 1: from a start in the ball, M steps of signed Adam on B, averaged over the surrogates."""
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +18,6 @@ from stages.training.batches import pixels, to_tensor
 from stages.training.loop import to_device
 from stages.training.precision import precision
 
-CHECKPOINT_SECONDS = 30.0
 EVALUATION_DRAWS = 4
 """Draws of the augmentation over which the final B is averaged, the same before and after quantisation."""
 
@@ -67,7 +65,6 @@ def craft(
             ctx.torch_rng("start") if attack.start == "random" else None,
         )
         losses = _resume(perturbation, ctx)
-        saved = time.monotonic()
         for step in range(len(losses), attack.steps):
             draw = _draw(attack, len(base), ctx.torch_rng("augment", step))
             inputs = _augmented(perturbation.poisons, draw, micro_batch)
@@ -79,9 +76,8 @@ def craft(
                 loss += value / len(surrogates)
             perturbation.step(_carried_back(gradient, draw, micro_batch))
             losses.append(loss)
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                ctx.checkpoint.save(perturbation.state(), {"losses": losses})
-                saved = time.monotonic()
+            if ctx.save_due():
+                ctx.save(perturbation.state(), {"losses": losses})
             ctx.progress(step + 1, attack.steps, B=loss)
 
         drawn = ctx if evaluation_seed is None else Context(evaluation_seed, ctx.runtime, ctx.checkpoint)

@@ -7,18 +7,21 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from stages.config import InputError
 from stages.data.images import ImageSet
 from stages.data.pixels import Crops, Readers, pixels_of
+from stages.stage import ONLY, Worker
 from stages.training.config import Augmentation
 
 
 class Batch(NamedTuple):
     """images: uint8 [B, C, H, W] in channels-last memory, valid until the next batch is asked for.  labels, ids:
-    int64 [B]. All on the device."""
+    int64 [B]. All on the device.  total: images of the batch over all workers; B may be 0 for one of them."""
 
     images: torch.Tensor
     labels: torch.Tensor
     ids: torch.Tensor
+    total: int
 
 
 def to_tensor(images: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -42,25 +45,37 @@ class Batches:
         device: torch.device,
         *,
         threads: int = 1,
-        rank: int = 0,
-        workers: int = 1,
+        worker: Worker = ONLY,
+        groups: int = 1,
     ) -> None:
-        """batch_size: over all workers.  threads: that read.  rank: which of the `workers` this is; together their
-        batches are those of a single worker, each cut into near-equal parts. Raises ValueError where a worker
-        would have less than two images of a batch. One epoch at a time: they share their memory."""
-        if workers > 1 and min(len(images), batch_size) < 2 * workers:
-            raise ValueError(f"{len(images)} images in batches of {batch_size} for {workers} workers; each needs two")
+        """batch_size: over all workers.  threads: that read.  worker: which of the workers this is; together their
+        batches are those of a single worker, each cut into parts that differ by at most one image.  groups: that each
+        batch must be large enough for, with two images each. One epoch at a time: they share their memory.
+
+        Raises InputError where the batches are too small for the groups or the workers.
+        """
+        whole = min(len(images), batch_size)
+        if groups > 1 and whole < 2 * groups:
+            raise InputError(
+                f"training.batch_norm_groups is {groups}, and the batches have {whole} images; each group needs two"
+            )
+        if worker.count > 1 and whole < 2 * worker.count:
+            raise InputError(
+                f"runtime.workers: {worker.count} workers train together, and the batches have {whole} images; each "
+                "needs two, so let fewer workers train, or set a larger training.batch_size"
+            )
         self._pixels = pixels_of(images.images)
         self._labels, self._ids = images.labels, images.ids
         self._augmentation, self._device = augmentation, device
         self._readers = Readers(threads)
-        self._rank, self._workers = rank, workers
+        self._worker = worker
         starts = list(range(0, len(images), batch_size))
-        if len(starts) > 1 and len(images) - starts[-1] < 2 * workers:
-            # Batch normalisation cannot train on a single image: a rest too small joins the batch before it.
+        if len(starts) > 1 and len(images) - starts[-1] < 2 * groups:
+            # Batch normalisation cannot train on a single image: a rest too small joins the batch before it. How many
+            # workers there are must not matter: one may get no image of the last batch.
             starts.pop()
         self._bounds = list(zip(starts, [*starts[1:], len(images)], strict=True))
-        largest = -(-max(stop - start for start, stop in self._bounds) // workers)
+        largest = -(-max(stop - start for start, stop in self._bounds) // worker.count)
         shape = (largest, *self._pixels.shape[1:])
         pinned = device.type == "cuda"
         self._buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
@@ -68,8 +83,8 @@ class Batches:
     def __len__(self) -> int:
         return len(self._bounds)
 
-    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """All images once, in the order and with the crops of `rng`."""
+    def epoch(self, rng: np.random.Generator, first: int = 0) -> Iterator[Batch]:
+        """All images once, in the order and with the crops of `rng`.  first: the number of the batch to begin with."""
         total, pad = len(self._labels), self._augmentation.pad
         order = rng.permutation(total)
         top = rng.integers(0, 2 * pad + 1, total)
@@ -78,25 +93,26 @@ class Batches:
 
         def start(number: int) -> tuple[np.ndarray, Callable[[], None]]:
             begin, end = self._bounds[number]
-            rows = order[begin:end][self._rank :: self._workers]
+            rows = order[begin:end][self._worker.rank :: self._worker.count]
             buffer = self._buffers[number % 2][: len(rows)].numpy()
             return rows, self._readers.start(self._pixels, rows, buffer, Crops(top[rows], left[rows], flip[rows], pad))
 
-        rows, wait = start(0)
+        rows, wait = start(first)
         try:
-            for number in range(len(self)):
+            for number in range(first, len(self)):
                 wait()
-                batch = self._batch(self._buffers[number % 2][: len(rows)], rows)
+                begin, end = self._bounds[number]
+                batch = self._batch(self._buffers[number % 2][: len(rows)], rows, end - begin)
                 if number + 1 < len(self):
                     rows, wait = start(number + 1)
                 yield batch
         finally:
             wait()  # an epoch that is given up leaves nobody writing to the buffers
 
-    def _batch(self, images: torch.Tensor, rows: np.ndarray) -> Batch:
+    def _batch(self, images: torch.Tensor, rows: np.ndarray, total: int) -> Batch:
         labels, ids = torch.from_numpy(self._labels[rows]), torch.from_numpy(self._ids[rows])
         if self._device.type == "cuda":
             # Waited for: the buffer is filled anew while the batch after this one is trained on.
             images = images.to(self._device)
             labels, ids = labels.to(self._device), ids.to(self._device)
-        return Batch(images.permute(0, 3, 1, 2), labels, ids)
+        return Batch(images.permute(0, 3, 1, 2), labels, ids, total)

@@ -75,6 +75,10 @@ class Training(Config):
     schedule: Schedule = MultiStep()
     augmentation: Augmentation = Augmentation()
     precision: Precision = "float32"
+    batch_norm_groups: Annotated[int, Field(ge=1)] = 1
+    """Parts of a batch over each of which batch normalisation takes its statistics: part j of k is the images j, j + k,
+    j + 2k, … of the batch. As many as workers (or a multiple) let each worker normalise by itself, as on several GPUs
+    without synchronisation; 1 takes them over the whole batch. The result is the same for any number of workers."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -82,4 +86,9 @@ class Training(Config):
             raise ValueError("nesterov needs a momentum above 0; set momentum, or nesterov: false")
         if isinstance(self.schedule, MultiStep):
             self.schedule.refuse_unreached(self.epochs, "epoch")
+        if self.batch_size < 2 * self.batch_norm_groups:
+            raise ValueError(
+                f"batch_norm_groups is {self.batch_norm_groups} and batch_size {self.batch_size}, and a group has at "
+                "least two images; set fewer groups or larger batches"
+            )
         return self

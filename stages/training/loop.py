@@ -1,10 +1,7 @@
 """The one training loop, which surrogates and victims share. It knows nothing of any attack."""
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,30 +9,14 @@ from torch.nn.functional import cross_entropy
 
 from stages.data.images import ImageSet
 from stages.stage import Context, derive_seed
-from stages.training.batches import Batches, pixels, to_tensor
+from stages.training import layers
+from stages.training.batch_norm import Part
+from stages.training.batches import Batch, Batches, pixels, to_tensor
 from stages.training.config import Training
+from stages.training.distributed import gathered, parallel, share, summed
 from stages.training.precision import precision
+from stages.training.resume import History, Place, generator_states, restore_generators, resume, save
 from stages.training.schedule import rate_factor
-
-CHECKPOINT_SECONDS = 30.0
-"""A training keeps a checkpoint at the first end of an epoch after so many seconds."""
-
-
-@dataclass
-class History:
-    """What a training leaves besides the network: one entry an epoch, and the watched images' logits."""
-
-    loss: list[float] = field(default_factory=list)
-    accuracy: list[float] = field(default_factory=list)
-    rate: list[float] = field(default_factory=list)
-    watched_epochs: list[int] = field(default_factory=list)
-    watched_logits: list[torch.Tensor] = field(default_factory=list)
-    """float16 [N, classes] each."""
-
-    def curves(self) -> dict[str, Any]:
-        """The JSON-ready part."""
-        names = ("loss", "accuracy", "rate", "watched_epochs")
-        return {name: getattr(self, name) for name in names}
 
 
 def train(
@@ -53,47 +34,80 @@ def train(
 
     stop_after: end after so many epochs of the same schedule (staggered ensembles).
     watch: images whose logits are kept every `watch_every` epochs and at the end; they never touch the training.
+    Several workers (`ctx.worker`) call it at once, and all get the same network and history.
     """
-    device = ctx.device
+    device, groups = ctx.device, training.batch_norm_groups
     to_device(model, device)
     optimizer = _optimizer(model, training, learning_rate)
     threads = max(1, int(ctx.runtime.cpus))
-    batches = Batches(images, training.batch_size, training.augmentation, device, threads=threads)
+    batches = Batches(
+        images, training.batch_size, training.augmentation, device, threads=threads, worker=ctx.worker, groups=groups
+    )
     epochs = training.epochs if stop_after is None else min(stop_after, training.epochs)
-    history, first = _resume(model, optimizer, ctx)
-    saved = time.monotonic()
-    for epoch in range(first, epochs):
-        model.train()
-        losses, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-        with _seeded(derive_seed(ctx.seed, "dropout", epoch), device):
-            for number, (images_of_batch, labels, _) in enumerate(batches.epoch(ctx.rng("epoch", epoch))):
-                rate = learning_rate * rate_factor(training.schedule, epoch + number / len(batches), training.epochs)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                with precision(training.precision, device):
-                    logits = model(pixels(images_of_batch))
-                    loss = cross_entropy(logits, labels)
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                optimizer.step()
-                losses += loss.detach() * len(labels)
-                correct += (logits.detach().argmax(1) == labels).sum()
-        history.loss.append(losses.item() / len(images))
-        history.accuracy.append(correct.item() / len(images))
-        history.rate.append(rate)
-        if not np.isfinite(history.loss[-1]):
-            raise FloatingPointError(
-                f"the training loss is {history.loss[-1]} after epoch {epoch + 1}; "
-                f"lower training.learning_rate (it is {learning_rate})"
-            )
-        if watch is not None and ((epoch + 1) % watch_every == 0 or epoch + 1 == epochs):
-            history.watched_epochs.append(epoch + 1)
-            history.watched_logits.append(predict(model, watch, ctx).half())
-        if time.monotonic() - saved > CHECKPOINT_SECONDS and epoch + 1 < epochs:
-            _save(model, optimizer, history, epoch + 1, ctx)
-            saved = time.monotonic()
-        ctx.progress(epoch + 1, epochs, loss=history.loss[-1], accuracy=history.accuracy[-1])
+    history, place = resume(model, optimizer, ctx)
+    part = Part(ctx.worker, groups)
+    with layers.of_part(model, part):
+        step = _step(model, optimizer, training, part, ctx)
+        while place.epoch < epochs:
+            epoch = place.epoch
+            model.train()
+            with _seeded(derive_seed(ctx.seed, "dropout", epoch), device):
+                restore_generators(place.generators, device)
+                for number, batch in enumerate(batches.epoch(ctx.rng("epoch", epoch), place.batch), place.batch):
+                    rate = learning_rate * rate_factor(
+                        training.schedule, epoch + number / len(batches), training.epochs
+                    )
+                    place.figures = place.figures + step(batch, rate)
+                    if number + 1 < len(batches) and ctx.save_due():
+                        here = Place(epoch, number + 1, place.figures, generator_states(device))
+                        save(model, optimizer, history, here, ctx)
+            loss, correct = place.figures.tolist()
+            history.loss.append(loss / len(images))
+            history.accuracy.append(correct / len(images))
+            history.rate.append(rate)
+            if not np.isfinite(history.loss[-1]):
+                raise FloatingPointError(
+                    f"the training loss is {history.loss[-1]} after epoch {epoch + 1}; "
+                    f"lower training.learning_rate (it is {learning_rate})"
+                )
+            if watch is not None and ((epoch + 1) % watch_every == 0 or epoch + 1 == epochs):
+                history.watched_epochs.append(epoch + 1)
+                history.watched_logits.append(predict(model, watch, ctx).half())
+            place = Place(epoch + 1, 0, torch.zeros_like(place.figures))
+            if place.epoch < epochs and ctx.save_due():
+                save(model, optimizer, history, place, ctx)
+            ctx.progress(epoch + 1, epochs, loss=history.loss[-1], accuracy=history.accuracy[-1])
     return history
+
+
+def _step(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, training: Training, part: Part, ctx: Context
+) -> Callable[[Batch, float], torch.Tensor]:
+    """One step of the optimizer as a function of the batch and the rate; gives (sum of the losses, right answers) over
+    all workers."""
+    device, workers = ctx.device, ctx.worker.count
+    network, averaged = parallel(model, ctx), layers.unequal_buffers(model, part)
+
+    def step(batch: Batch, rate: float) -> torch.Tensor:
+        part.total = batch.total
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with precision(training.precision, device):
+            logits = network(pixels(batch.images))
+            if workers == 1:
+                loss = cross_entropy(logits, batch.labels)
+                total = loss.detach() * batch.total
+            else:
+                # The gradients become the mean over the workers, whose parts of the batch may differ in size.
+                total = cross_entropy(logits, batch.labels, reduction="sum")
+                loss, total = total * (workers / batch.total), total.detach()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        optimizer.step()
+        correct = (logits.detach().argmax(1) == batch.labels).sum()
+        return summed(torch.stack([total.float(), correct.float()]), averaged, ctx)
+
+    return step
 
 
 def to_device(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
@@ -103,12 +117,14 @@ def to_device(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
 
 @torch.no_grad()
 def predict(model: torch.nn.Module, images: ImageSet, ctx: Context) -> torch.Tensor:
-    """Logits of all images in evaluation mode, float32 [N, classes] on the CPU."""
+    """Logits of all images in evaluation mode, float32 [N, classes] on the CPU; several workers share the images."""
     model.eval()
-    rows = range(0, len(images), ctx.runtime.micro_batch)
-    parts = (images.images[start : start + ctx.runtime.micro_batch] for start in rows)
+    shared = len(images) >= ctx.worker.count
+    rows, size = share(len(images), ctx) if shared else range(len(images)), ctx.runtime.micro_batch
+    parts = (images.images[start : min(start + size, rows.stop)] for start in rows[::size])
     with precision("float32", ctx.device):
-        return torch.cat([model(pixels(to_tensor(part, ctx.device))).float().cpu() for part in parts])
+        mine = torch.cat([model(pixels(to_tensor(part, ctx.device))).float().cpu() for part in parts])
+    return gathered(mine, len(images), ctx) if shared else mine
 
 
 @contextmanager
@@ -132,29 +148,3 @@ def _optimizer(model: torch.nn.Module, training: Training, learning_rate: float)
         nesterov=training.nesterov,
         weight_decay=training.weight_decay,
     )
-
-
-def _save(model: torch.nn.Module, optimizer: torch.optim.Optimizer, history: History, epoch: int, ctx: Context) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    tensors |= {f"watched.{number}": logits for number, logits in enumerate(history.watched_logits)}
-    ctx.checkpoint.save(tensors, {"epoch": epoch, "history": history.curves()})
-
-
-def _resume(model: torch.nn.Module, optimizer: torch.optim.Optimizer, ctx: Context) -> tuple[History, int]:
-    """The history so far and the epoch to go on with; (empty, 0) where there is no checkpoint."""
-    saved = ctx.checkpoint.load()
-    if saved is None:
-        return History(), 0
-    tensors, facts = saved
-    model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, entry = name.split(".", 2)
-            state.setdefault(int(number), {})[entry] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    history = History(**facts["history"])
-    history.watched_logits = [tensors[f"watched.{number}"] for number in range(len(history.watched_epochs))]
-    return history, facts["epoch"]

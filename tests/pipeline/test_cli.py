@@ -178,8 +178,8 @@ def test_a_stage_on_folders_goes_on_from_a_checkpoint_of_its_own_params_only(
     training = {"epochs": 100_000, "learning_rate": 0.01, "augmentation": {"flip": False, "pad": 1}}
     fields = {"network": {"name": "convnet", "depth": 3, "width": 4}, "training": training, "seed": 0}
     params.write_text(yaml.safe_dump(fields))
-    script = "import stages.training.loop as loop; loop.CHECKPOINT_SECONDS = 0; from cluster.main import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", script, *map(str, words)], stderr=subprocess.DEVNULL)
+    often = (str(Path(sys.executable).with_name("brewline")), *map(str, words), "--runtime", "checkpoint_seconds=0")
+    process = subprocess.Popen(often, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60
     while not list(out.glob(".checkpoint-*/checkpoint.safetensors")) and time.monotonic() < end:
         time.sleep(0.05)

@@ -90,9 +90,8 @@ def test_an_interrupted_run_says_so_and_keeps_its_checkpoints(
 ) -> None:
     plan, store = plan_tiny({"training.epochs": 100_000}), open_store(tmp_path / "store")
     steps = {step.stage: step for step in reversed(plan.steps.values())}
-    runtime, surrogate = Runtime(device="cpu"), steps["pretrain"]
+    runtime, surrogate = Runtime(device="cpu", checkpoint_seconds=0), steps["pretrain"]
     execute(steps["prepare"], store, runtime)
-    monkeypatch.setattr("stages.training.loop.CHECKPOINT_SECONDS", 0.0)
 
     def stop(done: int, total: int, figures: dict[str, float]) -> None:
         if done == 5:

@@ -22,7 +22,7 @@ def run(params, dataset, folder, stop_at=None):
             raise KeyboardInterrupt
 
     folder.mkdir(exist_ok=True)
-    ctx = Context(params.seed, Runtime(device="cpu"), Checkpoint(folder / "checkpoint"), report)
+    ctx = Context(params.seed, Runtime(device="cpu", checkpoint_seconds=0), Checkpoint(folder / "checkpoint"), report)
     return pretrain.run(params, {"dataset": dataset}, folder, ctx)
 
 
@@ -45,8 +45,7 @@ def test_the_saved_network_is_the_trained_one_with_its_accuracy(digits_folder, t
     assert json.loads((tmp_path / "out" / "curves.json").read_text()) == history.curves()
 
 
-def test_running_it_again_or_resuming_gives_the_same_files(digits_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+def test_running_it_again_or_resuming_gives_the_same_files(digits_folder, tmp_path):
     params = pretrain.Params(network=NETWORK, training=TRAINING, seed=4)
     metrics = run(params, digits_folder, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stages.config import Config, InputError
-from stages.stage import STAGES, Checkpoint, Context, Runtime, derive_seed, load_stage, numbered
+from stages.stage import STAGES, Checkpoint, Context, Runtime, Worker, derive_seed, load_stage, numbered
 
 
 def context(folder, seed=0, device="cpu"):
@@ -118,9 +119,47 @@ def test_numbered_inputs_are_in_order_beyond_ten(tmp_path):
 
 
 def test_runtime_refuses_what_no_machine_has():
-    for fields in ({"cpus": 0}, {"gpus": -1}, {"micro_batch": 0}, {"device": "tpu"}, {"memory": 3}):
+    for fields in ({"cpus": 0}, {"gpus": -1}, {"micro_batch": 0}, {"device": "tpu"}, {"memory": 3}, {"workers": 0}):
         with pytest.raises(ValidationError):
             Runtime.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"workers": 2, "min_workers": 3}, "min_workers is 3, but there are 2 workers; lower it"),
+        (
+            {"workers": 2, "gpus": 0.5},
+            r"gpus is 0\.5 for each of 2 workers, which cannot share a GPU; give each a whole",
+        ),
+    ],
+)
+def test_workers_that_cannot_be_had_are_refused(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        Runtime.model_validate(fields)
+
+
+def test_only_the_first_worker_reports_and_saves(tmp_path):
+    seen = []
+    for rank in (0, 1):
+        runtime, worker = Runtime(checkpoint_seconds=0), Worker(rank, 2)
+        ctx = Context(0, runtime, Checkpoint(tmp_path), lambda done, *_, rank=rank: seen.append(rank), worker=worker)
+        ctx.progress(1, 2)
+        assert ctx.save_due() == (rank == 0)
+    assert seen == [0]
+
+
+def test_saving_that_takes_long_comes_less_often(tmp_path):
+    class Slow(Checkpoint):
+        def save(self, tensors, facts):
+            time.sleep(0.05)
+
+    ctx = Context(0, Runtime(checkpoint_seconds=0.01), Slow(tmp_path))
+    time.sleep(0.02)
+    assert ctx.save_due()
+    ctx.save({}, {})
+    time.sleep(0.1)
+    assert not ctx.save_due(), "it is to take a twentieth of the time"
 
 
 @settings(max_examples=20, deadline=None)

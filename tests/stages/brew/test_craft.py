@@ -10,7 +10,6 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from stages import brew, models
-from stages.brew import craft as module
 from stages.brew.config import BrewAugmentation, DoubleBackward, FiniteDifference, GradientMatching
 from stages.brew.craft import craft
 from stages.data.cases import Case, save_case
@@ -35,7 +34,7 @@ def context(folder, seed=0, stop_at=None, **runtime):
         if done == stop_at:
             raise Interrupted
 
-    return Context(seed, Runtime(device="cpu", **runtime), Checkpoint(folder), report)
+    return Context(seed, Runtime(device="cpu", checkpoint_seconds=0, **runtime), Checkpoint(folder), report)
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +99,7 @@ def test_poisons_are_a_function_of_the_seed(brewed, tmp_path):
 
 @pytest.mark.parametrize("augmentation", [ATTACK.augmentation, None])
 @pytest.mark.parametrize("derivative", [DoubleBackward(), FiniteDifference()])
-def test_resuming_in_mid_brew_equals_not_having_stopped(derivative, augmentation, brewed, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0)
+def test_resuming_in_mid_brew_equals_not_having_stopped(derivative, augmentation, brewed, tmp_path):
     attack = ATTACK.model_copy(update={"derivative": derivative, "augmentation": augmentation})
     whole = brewed(attack, folder="whole")
     for stop_at in (1, 7):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from stages.config import InputError
 from stages.data.images import ImageSet
+from stages.stage import Worker
 from stages.training.batches import Batches, pixels, to_tensor
 from stages.training.config import Augmentation
 
@@ -100,7 +102,7 @@ def test_workers_share_the_batches_of_one(workers, count):
     images, augmentation = numbered_images(count), Augmentation(pad=1)
 
     def batches(rank, of):
-        loader = Batches(images, 8, augmentation, CPU, rank=rank, workers=of, threads=2)
+        loader = Batches(images, 8, augmentation, CPU, worker=Worker(rank, of), threads=2)
         return [
             dict(zip(b.ids.tolist(), pixels(b.images), strict=True)) for b in loader.epoch(np.random.default_rng(5))
         ]
@@ -110,7 +112,9 @@ def test_workers_share_the_batches_of_one(workers, count):
     assert len({len(share) for share in shares}) == 1, "every worker takes the same number of steps"
     seen = [identifier for share in shares for part in share for identifier in part]
     assert sorted(seen) == (np.arange(count) + 100).tolist(), "no image lost, none seen twice"
-    assert min(len(part) for share in shares for part in share) >= 2
+    assert [sum(len(share[number]) for share in shares) for number in range(len(alone))] == [len(b) for b in alone]
+    sizes = [[len(share[number]) for share in shares] for number in range(len(alone))]
+    assert all(max(parts) - min(parts) <= 1 for parts in sizes)
     crops = {identifier: crop for part in alone for identifier, crop in part.items()}
     assert all(torch.equal(crop, crops[i]) for share in shares for part in share for i, crop in part.items())
 
@@ -118,7 +122,38 @@ def test_workers_share_the_batches_of_one(workers, count):
 @pytest.mark.parametrize(("count", "batch_size", "workers"), [(40, 2, 4), (40, 4, 4), (5, 64, 4)])
 def test_a_worker_without_two_images_of_a_batch_is_refused(count, batch_size, workers):
     with pytest.raises(ValueError, match="each needs two"):
-        Batches(numbered_images(count), batch_size, Augmentation(), CPU, rank=0, workers=workers)
+        Batches(numbered_images(count), batch_size, Augmentation(), CPU, worker=Worker(0, workers))
+
+
+def test_a_worker_may_get_no_image_of_the_last_batch():
+    loader = Batches(numbered_images(18), 8, Augmentation(), CPU, worker=Worker(3, 4))
+    found = [(len(batch.images), len(batch.labels), batch.total) for batch in loader.epoch(np.random.default_rng(0))]
+    assert found == [(2, 2, 8), (2, 2, 8), (0, 0, 2)]
+
+
+@pytest.mark.parametrize(("count", "groups", "sizes"), [(20, 2, [8, 8, 4]), (19, 2, [8, 11]), (27, 4, [8, 8, 11])])
+def test_every_batch_has_two_images_for_each_group(count, groups, sizes):
+    loader = Batches(numbered_images(count), 8, Augmentation(), CPU, groups=groups)
+    assert [batch.total for batch in loader.epoch(np.random.default_rng(0))] == sizes
+
+
+def test_too_few_images_for_the_groups_are_refused():
+    with pytest.raises(InputError, match=r"batch_norm_groups is 4, and the batches have 7 images"):
+        Batches(numbered_images(7), 8, Augmentation(), CPU, groups=4)
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_an_epoch_may_begin_at_any_batch(first):
+    images = numbered_images(30)
+
+    def batches(begin):
+        loader = Batches(images, 8, Augmentation(pad=1), CPU).epoch(np.random.default_rng(4), begin)
+        return [(batch.images.clone(), batch.ids) for batch in loader]
+
+    whole, rest = batches(0), batches(first)
+    assert len(rest) == len(whole) - first > 0
+    for ours, theirs in zip(rest, whole[first:], strict=True):
+        assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
 
 def test_what_threads_read_is_what_one_reads():

@@ -55,7 +55,7 @@ def context(folder, seed=0, stop_at=None, **runtime):
         if done == stop_at:
             raise Interrupted
 
-    return Context(seed, Runtime(device="cpu", **runtime), Checkpoint(folder), report)
+    return Context(seed, Runtime(device="cpu", checkpoint_seconds=0, **runtime), Checkpoint(folder), report)
 
 
 def assert_same(ours, theirs):
@@ -81,8 +81,7 @@ def test_it_learns_digits(digits, tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("build", [network, lambda digits: with_dropout()], ids=["batch-norm", "dropout"])
-def test_resuming_equals_not_having_stopped(build, optimizer, digits, few, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+def test_resuming_equals_not_having_stopped(build, optimizer, digits, few, tmp_path):
     training = SHAKY.model_copy(update={"optimizer": optimizer})
     rate = RATE if optimizer == "sgd" else 0.003
     whole = build(digits)
@@ -97,6 +96,69 @@ def test_resuming_equals_not_having_stopped(build, optimizer, digits, few, tmp_p
     assert done == [(4, 4)]
     assert_same(last, whole)
     assert_same_history(history, expected)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_training_killed_at_any_batch_goes_on_there(groups, digits, few, tmp_path):
+    """4 epochs of 4 batches, killed before each of them in turn: 16 processes' worth, one batch each."""
+    training = SHAKY.model_copy(update={"batch_norm_groups": groups})
+
+    def build():
+        """Batch normalisation and dropout."""
+        model = network(digits)
+        model.body.append(nn.Dropout(0.3))
+        return model
+
+    whole = build()
+    expected = loop.train(whole, few, training, RATE, context(tmp_path / "whole"), watch=digits.test)
+    for _ in range(15):
+        model, trained = build(), []
+
+        def stop_at_second(_, inputs, model=model, trained=trained):
+            if model.training:
+                trained.append(len(inputs[0]))
+                if len(trained) == 2:
+                    raise Interrupted
+
+        model.register_forward_pre_hook(stop_at_second)
+        with pytest.raises(Interrupted):
+            loop.train(model, few, training, RATE, context(tmp_path / "parts"), watch=digits.test)
+    kept = Checkpoint(tmp_path / "parts").load()
+    assert (kept[1]["epoch"], kept[1]["batch"]) == (3, 3)
+    last = build()
+    history = loop.train(last, few, training, RATE, context(tmp_path / "parts"), watch=digits.test)
+    assert_same(last, whole)
+    assert_same_history(history, expected)
+
+
+def test_a_machine_about_to_go_makes_a_training_save_once(digits, few, tmp_path):
+    saves, asked = [], []
+
+    class Counted(Checkpoint):
+        def save(self, tensors, facts):
+            super().save(tensors, facts)
+            saves.append((facts["epoch"], facts["batch"]))
+
+    def hurry():
+        asked.append(None)
+        return len(asked) > 6
+
+    ctx = Context(0, Runtime(device="cpu"), Counted(tmp_path), hurry=hurry)
+    loop.train(network(digits), few, SHAKY, RATE, ctx)
+    assert saves == [(1, 3)], "at the seventh of the places where it may save, and nowhere else"
+
+
+def test_groups_change_batch_normalisation_alone(digits, few, tmp_path):
+    """Two groups are what two workers do that do not synchronise, and 1 is torch's own."""
+    training = SHAKY.model_copy(update={"epochs": 1})
+    losses = {}
+    for name, build in (("norm", network), ("none", small_network)):
+        for groups in (1, 2):
+            changed = training.model_copy(update={"batch_norm_groups": groups})
+            ctx = context(tmp_path / f"{name}{groups}")
+            losses[name, groups] = loop.train(build(digits), few, changed, RATE, ctx).loss
+    assert losses["none", 1] == losses["none", 2]
+    assert losses["norm", 1] != losses["norm", 2] == pytest.approx(losses["norm", 1], rel=0.2)
 
 
 def test_stop_after_is_the_beginning_of_the_same_schedule(digits, few, tmp_path):

@@ -63,3 +63,8 @@ def test_a_milestone_that_is_never_reached_is_refused(after):
     with pytest.raises(ValidationError, match=rf"schedule.after names step {after[-1]}, but there are 10 steps"):
         GradientMatching(steps=10, schedule=MultiStep(after=after))
     assert Training(epochs=10, schedule=MultiStep(after=(1, 9))).schedule.milestones(10) == (1, 9)
+
+
+def test_groups_without_two_images_are_refused():
+    with pytest.raises(ValidationError, match=r"batch_norm_groups is 5 and batch_size 8, .*set fewer groups or larger"):
+        Training(batch_size=8, batch_norm_groups=5)
