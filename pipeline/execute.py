@@ -5,20 +5,23 @@ import os
 import platform
 import shutil
 import socket
+import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from pipeline.checkpoints import StoredCheckpoint
 from pipeline.step import Ref, Step
 from pipeline.store import Blob, DamagedBlob, Manifest, Store, StoreError, new_write_id
 from pipeline.store.files import is_full
 from stages.config import Config
-from stages.stage import Checkpoint, Context, Metrics, Report, Runtime, load_stage
+from stages.stage import ONLY, Checkpoint, Context, Metrics, Report, Runtime, Worker, load_stage
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,19 @@ class InputGone(RuntimeError):
     def __init__(self, ref: Ref, why: str, absent: bool = False) -> None:
         super().__init__(ref, why, absent)
         self.ref, self.why, self.absent = ref, why, absent
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a step runs: as which worker of how many, what waits for the others, and what tells that the machine is
+    about to go."""
+
+    worker: Worker = ONLY
+    meet: Callable[[], object] = lambda: None
+    hurry: Callable[[], bool] = lambda: False
+
+
+ALONE = Place()
 
 
 def committed(store: Store, step: Step) -> Manifest | None:
@@ -52,25 +68,33 @@ def is_whole(step: Step, manifest: Manifest, missing: Sequence[Blob]) -> bool:
     return not missing
 
 
-def execute(step: Step, store: Store, runtime: Runtime, report: Report | None = None, again: bool = False) -> Manifest:
+def execute(
+    step: Step,
+    store: Store,
+    runtime: Runtime,
+    report: Report | None = None,
+    again: bool = False,
+    place: Place = ALONE,
+) -> Manifest:
     """Run a step and commit its output, unless that is done. Running it twice is safe: one commit counts.
 
-    again: run it though it seems done, because its output turned out damaged.
+    again: run it though it seems done, because its output turned out damaged.  place: several workers do a step that is
+    not done together by calling this at once; that of rank 0 commits, and the others give its manifest without blobs.
     Raises InputGone where an input must run again first, and whatever the stage raises; the log has the traceback.
     """
-    if not again and (done := committed(store, step)) is not None:
+    if place.worker.count == 1 and not again and (done := committed(store, step)) is not None:
         return done
     write_id = new_write_id()
     scratch = store.scratch(step.key)
     attempt = scratch / write_id
     try:
         with (scratch / LOG).open("a") as file, redirect_stdout(file), redirect_stderr(file):
-            manifest = _attempt(step, store, runtime, attempt, write_id, report, again)
+            manifest = _attempt(step, store, runtime, attempt, write_id, report, again, place)
     except InputGone:
         raise
     except Exception as error:
         # Another attempt that commits first clears the scratch folder, and this one's files with it.
-        theirs = committed(store, step)
+        theirs = committed(store, step) if place.worker.count == 1 else None
         if theirs is None or (again and store.verify(theirs)):
             if is_full(error):
                 raise StoreError(
@@ -85,27 +109,36 @@ def execute(step: Step, store: Store, runtime: Runtime, report: Report | None = 
 
 
 def _attempt(
-    step: Step, store: Store, runtime: Runtime, attempt: Path, write_id: str, report: Report | None, again: bool
+    step: Step,
+    store: Store,
+    runtime: Runtime,
+    attempt: Path,
+    write_id: str,
+    report: Report | None,
+    again: bool,
+    place: Place,
 ) -> Manifest:
     try:
         inputs = {role: _fetch(store, ref, attempt / "inputs" / role) for role, ref in step.inputs.items()}
+        place.meet()  # a worker may fetch for longer than the others would wait for it in the stage
         started, clock = datetime.now(UTC), time.monotonic()
-        metrics = run_stage(
-            step.stage, step.params, inputs, attempt / "out", runtime, Checkpoint(attempt.parent), report
-        )
+        checkpoint = StoredCheckpoint(store, step.key)
+        metrics = run_stage(step.stage, step.params, inputs, attempt / "out", runtime, checkpoint, report, place)
         provenance = {
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - clock, 3),
             "host": socket.gethostname(),
             "hardware": hardware(),
             "versions": versions(),
-        }
+        } | ({"workers": place.worker.count} if place.worker.count > 1 else {})
         draft = Manifest(
             **step.made_of, key=step.key, write_id=write_id, metrics=metrics, provenance=provenance, blobs=()
         )
-        return store.commit(attempt / "out", draft, again)
+        manifest = store.commit(attempt / "out", draft, again) if place.worker.rank == 0 else draft
+        place.meet()  # who is done clears the scratch folder, which workers of one machine share
+        return manifest
     except Exception:
-        traceback.print_exc()
+        sys.stderr.write(traceback.format_exc())  # in one piece: workers of a group share the log
         raise
 
 
@@ -117,13 +150,15 @@ def run_stage(
     runtime: Runtime,
     checkpoint: Checkpoint,
     report: Report | None = None,
+    place: Place = ALONE,
 ) -> Metrics:
     """Run a stage on folders."""
     import torch
 
     torch.set_num_threads(max(1, int(runtime.cpus)))
     out.mkdir(parents=True, exist_ok=True)
-    context = Context(getattr(params, "seed", 0), runtime, checkpoint, report)
+    seed = getattr(params, "seed", 0)
+    context = Context(seed, runtime, checkpoint, report, worker=place.worker, hurry=place.hurry)
     metrics: Metrics = load_stage(stage).run(params, inputs, out, context)
     return metrics
 

@@ -7,12 +7,16 @@ one step to another: a task gets a step as data and reads its inputs from the st
 import socket
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
-from pipeline.execute import LOG, InputGone, committed, execute
+from pipeline.draining import node_draining
+from pipeline.execute import LOG, InputGone, Place, committed, execute
+from pipeline.resources import has_gpus, machines, wants, workers_of
 from pipeline.step import Ref, Step
 from pipeline.store import Manifest, Store, StoreError, open_store
 from pipeline.store.lease import leased
+from pipeline.train_group import GroupFailed, run_group
 from stages.config import InputError
 from stages.stage import Report, Runtime
 
@@ -83,11 +87,14 @@ def work(
             if wait:
                 return (None if again else committed(store, step)) or Held(wait)
             report(0, 1, {})
-            return execute(step, store, runtime, report, again)
+            if workers_of(runtime, step.stage) > 1:
+                wanted = wants(runtime, step.stage, has_gpus(machines()))
+                return run_group(step, url, runtime, wanted, partial(_reporter, step.key, board), again)
+            return execute(step, store, runtime, report, again, Place(hurry=node_draining()))
     except InputGone as gone:
         return Gone(gone.ref, gone.why, gone.absent, socket.gethostname())
     except Exception as error:  # noqa: BLE001
-        name = "" if isinstance(error, (InputError, StoreError)) else f"{type(error).__name__}: "
+        name = "" if isinstance(error, (InputError, StoreError, GroupFailed)) else f"{type(error).__name__}: "
         return Failure(f"{name}{error}", log_of(step, store), isinstance(error, InputError))
 
 

@@ -124,11 +124,8 @@ def test_an_output_that_cannot_be_repaired_is_no_success(
         execute(step, store, RUNTIME, again=True)
 
 
-def test_a_step_goes_on_from_its_checkpoint(
-    store: Store, steps: dict[str, Step], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("stages.training.loop.CHECKPOINT_SECONDS", 0.0)
-    step = steps["pretrain surrogate 0"]
+def test_a_step_goes_on_from_its_checkpoint(store: Store, steps: dict[str, Step]) -> None:
+    step, often = steps["pretrain surrogate 0"], Runtime(device="cpu", checkpoint_seconds=0)
     execute(steps["prepare digits"], store, RUNTIME)
 
     def interrupt(done: int, total: int, figures: dict[str, float]) -> None:
@@ -136,7 +133,7 @@ def test_a_step_goes_on_from_its_checkpoint(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        execute(step, store, RUNTIME, interrupt)
+        execute(step, store, often, interrupt)
     assert Checkpoint(store.scratch(step.key)).load() is not None
     seen: list[int] = []
     execute(step, store, RUNTIME, lambda done, total, figures: seen.append(done))

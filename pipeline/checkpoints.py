@@ -1,0 +1,40 @@
+"""Checkpoints that outlive their machine: brought to the store as they are saved, so that an attempt on another machine
+goes on from there."""
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipeline.store import Store, StoreError
+from stages.stage import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+
+class StoredCheckpoint(Checkpoint):
+    """The checkpoint of the step `key`, in the step's scratch folder and in the store."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        super().__init__(store.scratch(key))
+        self._store, self._key = store, key
+
+    def load(self) -> "tuple[dict[str, torch.Tensor], dict[str, Any]] | None":
+        """The last that any machine brought. Raises StoreError where the store cannot be asked."""
+        self._store.pull_scratch(self._key, self.file.name)
+        return super().load()
+
+    def facts(self) -> dict[str, Any] | None:
+        """The facts of the last that any machine brought. Raises StoreError as `load` does."""
+        self._store.pull_scratch(self._key, self.file.name)
+        return super().facts()
+
+    def save(self, tensors: "Mapping[str, torch.Tensor]", facts: Mapping[str, Any]) -> None:
+        """A store that is away costs a warning: the step goes on, and the next checkpoint is brought there."""
+        super().save(tensors, facts)
+        try:
+            self._store.push_scratch(self._key, self.file.name)
+        except StoreError as error:
+            log.warning("the checkpoint of %s stays on this machine for now: %s", self._key[:12], error)

@@ -1,0 +1,57 @@
+"""Checkpoints that go through the store: to another machine, and past a store that is away."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.checkpoints import StoredCheckpoint
+from pipeline.store import StoreError
+from pipeline.store.local import LocalStore
+
+KEY = "ab" * 32
+
+
+class Far(LocalStore):
+    """A store whose scratch folders are each machine's own, as with S3. there: where what is pushed goes."""
+
+    def __init__(self, machine: Path, there: Path) -> None:
+        super().__init__(machine)
+        self.there, self.away = there, False
+
+    def push_scratch(self, key: str, name: str) -> str:
+        if self.away:
+            raise StoreError("no route to the store")
+        self.there.mkdir(exist_ok=True)
+        return str(shutil.copy(self.scratch(key) / name, self.there / f"{key}.{name}"))
+
+    def pull_scratch(self, key: str, name: str) -> None:
+        if (self.there / f"{key}.{name}").exists():
+            shutil.copy(self.there / f"{key}.{name}", self.scratch(key) / name)
+
+
+def test_another_machine_goes_on_from_it(tmp_path: Path) -> None:
+    here, other = (Far(tmp_path / name, tmp_path / "there") for name in ("here", "other"))
+    assert StoredCheckpoint(other, KEY).load() is None and StoredCheckpoint(other, KEY).facts() is None
+    for number in (1, 2):
+        StoredCheckpoint(here, KEY).save({"a": torch.full((3,), number)}, {"epoch": number})
+        assert StoredCheckpoint(other, KEY).facts() == {"epoch": number}
+        saved = StoredCheckpoint(other, KEY).load()
+        assert saved is not None and torch.equal(saved[0]["a"], torch.full((3,), number))
+
+
+def test_a_store_that_is_away_costs_a_warning_and_gets_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, other = (Far(tmp_path / name, tmp_path / "there") for name in ("here", "other"))
+    checkpoint = StoredCheckpoint(here, KEY)
+    here.away = True
+    with caplog.at_level(logging.WARNING):
+        checkpoint.save({"a": torch.zeros(3)}, {"epoch": 1})
+    assert "stays on this machine for now: no route to the store" in caplog.text
+    assert StoredCheckpoint(other, KEY).load() is None and checkpoint.facts() == {"epoch": 1}
+    here.away = False
+    checkpoint.save({"a": torch.zeros(3)}, {"epoch": 2})
+    assert StoredCheckpoint(other, KEY).facts() == {"epoch": 2}
