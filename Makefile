@@ -25,7 +25,7 @@ test-all: $(FFCV_TRIED)
 
 # Ends by saying how many faults were injected.
 chaos: $(INSTALLED)
-	$(BIN)/python -m pytest --timeout 600 --session-timeout 1800 tests/chaos $(ARGS)
+	$(BIN)/python -m pytest --timeout 600 --session-timeout 2700 tests/chaos $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -75,14 +75,16 @@ def execute(
     report: Report | None = None,
     again: bool = False,
     place: Place = ALONE,
+    looked: bool = False,
 ) -> Manifest:
     """Run a step and commit its output, unless that is done. Running it twice is safe: one commit counts.
 
-    again: run it though it seems done, because its output turned out damaged.  place: several workers do a step that is
+    again: run it though it seems done, because its output turned out damaged.  looked: the store was asked just now,
+    and it is not done.  place: several workers do a step that is
     not done together by calling this at once; that of rank 0 commits, and the others give its manifest without blobs.
     Raises InputGone where an input must run again first, and whatever the stage raises; the log has the traceback.
     """
-    if place.worker.count == 1 and not again and (done := committed(store, step)) is not None:
+    if not (looked or again) and place.worker.count == 1 and (done := committed(store, step)) is not None:
         return done
     write_id = new_write_id()
     scratch = store.scratch(step.key)
@@ -130,7 +132,10 @@ def _attempt(
             "host": socket.gethostname(),
             "hardware": hardware(),
             "versions": versions(),
-        } | ({"workers": place.worker.count} if place.worker.count > 1 else {})
+            "cpus": runtime.cpus,
+            "gpus": runtime.gpus,
+            "workers": place.worker.count,
+        }
         draft = Manifest(
             **step.made_of, key=step.key, write_id=write_id, metrics=metrics, provenance=provenance, blobs=()
         )

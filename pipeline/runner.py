@@ -31,7 +31,7 @@ from pipeline.resources import (
 from pipeline.step import Step
 from pipeline.store import Manifest, Store
 from pipeline.store.lease import this_process
-from pipeline.work import Board, Failure, Gone, Held, Progress, log_of, work
+from pipeline.work import Board, Failure, Gone, Held, Progress, place_of_log, work
 from stages.config import InputError
 
 ATTEMPTS = 5
@@ -222,7 +222,7 @@ class Runner:
         try:
             result = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            self._fail(step, Failure(f"it could not start on a worker: {error}", log_of(step, self._store)))
+            self._fail(step, Failure(f"it could not start on a worker: {error}", place_of_log(step, self._store)))
             return
         except ray.exceptions.RayError as error:
             self._lost(step, report, error)
@@ -260,7 +260,7 @@ class Runner:
             self._later(step, HELD_SECONDS)
             return
         advice = "a folder must be the same one on all machines, by a mount; or give a store in S3"
-        self._fail(step, Failure(f"{what}: {advice}", log_of(step, self._store), bad_input=True))
+        self._fail(step, Failure(f"{what}: {advice}", place_of_log(step, self._store), bad_input=True))
 
     def _make_again(self, step: Step, why: str) -> None:
         """A committed step whose output is gone or damaged runs again, unless it is about to anyway."""
@@ -299,7 +299,7 @@ class Runner:
         self._losses[step.key] += 1
         if self._losses[step.key] >= attempts:
             what = f"{why}, {attempts} times without getting further; was memory short?"
-            self._fail(step, Failure(what, log_of(step, self._store)))
+            self._fail(step, Failure(what, place_of_log(step, self._store)))
             return
         self._watcher.repeated(step, why)
         self._ready[step.stage].append(step)

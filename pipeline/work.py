@@ -84,26 +84,32 @@ def work(
     report = _reporter(step.key, board)
     try:
         with leased(store, step.key, owner) as wait:
+            if not again and (done := committed(store, step)) is not None:
+                return done
             if wait:
-                return (None if again else committed(store, step)) or Held(wait)
+                return Held(wait)
             report(0, 1, {})
             if workers_of(runtime, step.stage) > 1:
                 wanted = wants(runtime, step.stage, has_gpus(machines()))
                 return run_group(step, url, runtime, wanted, partial(_reporter, step.key, board), again)
-            return execute(step, store, runtime, report, again, Place(hurry=node_draining()))
+            return execute(step, store, runtime, report, again, Place(hurry=node_draining()), looked=True)
     except InputGone as gone:
         return Gone(gone.ref, gone.why, gone.absent, socket.gethostname())
     except Exception as error:  # noqa: BLE001
         name = "" if isinstance(error, (InputError, StoreError, GroupFailed)) else f"{type(error).__name__}: "
-        return Failure(f"{name}{error}", log_of(step, store), isinstance(error, InputError))
+        return Failure(f"{name}{error}", _brought_log(step, store), isinstance(error, InputError))
 
 
-def log_of(step: Step, store: Store) -> str:
-    """Where a step's log is."""
+def place_of_log(step: Step, store: Store) -> str:
+    """Where a step's log is, if its machine could bring it there."""
+    return store.place(f"scratch/{step.key}/{LOG}")
+
+
+def _brought_log(step: Step, store: Store) -> str:
     try:
-        return str(store.scratch(step.key) / LOG)
-    except StoreError:
-        return "none was written"
+        return store.push_scratch(step.key, LOG)
+    except StoreError as error:
+        return f"none was kept ({error})"
 
 
 def _reporter(key: str, board: Any) -> Report:

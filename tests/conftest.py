@@ -14,6 +14,8 @@ from stages.data.dataset_config import DatasetConfig
 from stages.shards.config import SPLITS, Shards
 from stages.stage import Checkpoint, Context, Runtime
 
+pytest_plugins = ["tiny_pipeline"]
+
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:

@@ -60,11 +60,12 @@ class Kind:
 
 @dataclass(frozen=True)
 class Sample:
-    """A committed step: its kind, the seconds it computed, and the text of the hardware that did."""
+    """A committed step: its kind, the seconds it computed, the hardware that did, and what it took of it."""
 
     kind: Kind
     seconds: float
     hardware: str
+    demand: Demand
 
     @property
     def gpu(self) -> str:
@@ -92,10 +93,17 @@ def samples(store: Store) -> list[Sample]:
     for key, step in steps.items():
         facts = manifests[key].provenance
         try:
-            found.append(Sample(Kind.of(step, works), facts["seconds"], facts["hardware"]))
+            found.append(Sample(Kind.of(step, works), facts["seconds"], facts["hardware"], _demand(facts)))
         except KeyError:  # an input was taken out of the store, or an early brewline wrote no hardware
             continue
     return found
+
+
+def _demand(facts: Mapping[str, Any]) -> Demand:
+    """What a committed step took; before it was written down, a CPU. A GPU that was seen and not counted is one."""
+    seen = 1.0 if " cores, " in facts["hardware"] else 0.0
+    gpus = seen if facts.get("gpus") is None else facts["gpus"]
+    return Demand((("CPU", facts.get("cpus", 1)),), gpus, facts.get("workers", 1))
 
 
 def _step(manifest: Manifest) -> Step | None:
@@ -131,7 +139,7 @@ class Rates:
             return Rate(stated, "stated")
         here, on_gpu = self._prices.nodes[node], demand.gpus > 0 and kind.work.operations > 0
         alike = [sample for sample in self._by_stage[kind.stage] if _on(sample, here, on_gpu)]
-        if same := [sample.seconds for sample in alike if sample.kind == kind]:
+        if same := [sample.seconds for sample in alike if sample.kind == kind and _as_wide(sample.demand, demand)]:
             return Rate.of("measured", same)
         assumed = self._assumed(kind, here.peak if on_gpu else None, demand)
         # One that hardly did more than open its files tells nothing of one that computes.
@@ -141,7 +149,7 @@ class Rates:
             peak = (peak_of(sample.gpu) or (here.peak if here.gpu else None)) if on_gpu else None
             if on_gpu and peak is None:
                 continue
-            if (expected := self._assumed(sample.kind, peak, demand)) >= least:
+            if (expected := self._assumed(sample.kind, peak, sample.demand)) >= least:
                 factors.append(sample.seconds / expected)
         return Rate.of("scaled", [assumed * factor for factor in factors]) if factors else Rate(assumed, "assumed")
 
@@ -161,6 +169,11 @@ def _speed(take: Assumptions, precision: Precision, peak: dict[Precision, float]
     if peak is None:
         return take.gigaflops_per_cpu * 1e9 * demand.cpus
     return take.utilisation[precision] * peak[precision] * 1e12 * demand.gpus
+
+
+def _as_wide(one: Demand, other: Demand) -> bool:
+    """Whether two steps take as many CPUs, GPUs and workers."""
+    return (one.cpus, one.gpus, one.workers) == (other.cpus, other.gpus, other.workers)
 
 
 def _on(sample: Sample, node: Node, on_gpu: bool) -> bool:

@@ -72,21 +72,23 @@ def test_measured_goes_before_scaled_before_assumed() -> None:
     assumed = Rates(prices(), []).of(kind, "any", CPU)
     assert assumed == Rate(pytest.approx(0.5 + TERA / 70e9), "assumed")
     four = Rates(prices(), []).of(other, "any", CPU).seconds
-    slow = [Sample(other, factor * four, XEON) for factor in (2.0, 3.0, 4.0)]
+    slow = [Sample(other, factor * four, XEON, CPU) for factor in (2.0, 3.0, 4.0)]
     scaled = Rates(prices(), slow).of(kind, "any", CPU)
     assert (scaled.source, scaled.n) == ("scaled", 3)
     assert (scaled.seconds, scaled.low, scaled.high) == pytest.approx(
         (3 * assumed.seconds, 2.5 * assumed.seconds, 3.5 * assumed.seconds)
     )
-    one = Rates(prices(), [*slow, Sample(kind, 17, XEON)]).of(kind, "any", CPU)
+    one = Rates(prices(), [*slow, Sample(kind, 17, XEON, CPU)]).of(kind, "any", CPU)
     assert one == Rate(17, "measured", 1), "one measurement has no spread"
-    stated = Rates(prices(rates={"brew": 5}), [Sample(kind, 17, XEON)]).of(kind, "any", CPU)
+    wide = Sample(kind, 17, XEON, Demand((("CPU", 2),)))
+    assert Rates(prices(), [wide]).of(kind, "any", CPU).source == "scaled", "it took two CPUs, and this takes one"
+    stated = Rates(prices(rates={"brew": 5}), [Sample(kind, 17, XEON, CPU)]).of(kind, "any", CPU)
     assert stated == Rate(5, "stated")
 
 
 def test_a_node_that_names_its_hardware_is_told_by_that_alone() -> None:
     kind = brew(TERA)
-    found = [Sample(kind, 10, XEON), Sample(kind, 30, EPYC), Sample(kind, 2, f"{XEON}, NVIDIA L4")]
+    found = [Sample(kind, 10, XEON, CPU), Sample(kind, 30, EPYC, CPU), Sample(kind, 2, f"{XEON}, NVIDIA L4", GPU)]
     rates = Rates(prices(), found)
     assert rates.of(kind, "any", CPU) == Rate(20, "measured", 2, 15, 25), "not the one that a GPU computed"
     assert rates.of(kind, "epyc", CPU) == Rate(30, "measured", 1)
@@ -101,9 +103,9 @@ def test_gpus_are_told_from_one_another_by_their_peak() -> None:
     assert (l4, own) == pytest.approx((0.5 + 1000 / (0.5 * 30.3), 0.5 + 1000 / (0.5 * 10)))
     # An A100 took twice what was assumed of it, so this node will as well.
     twice = 2 * (0.5 + 2000 / (0.5 * 19.5))
-    scaled = Rates(prices(), [Sample(other, twice, f"{EPYC}, NVIDIA A100-SXM4-80GB")]).of(kind, "own", GPU)
+    scaled = Rates(prices(), [Sample(other, twice, f"{EPYC}, NVIDIA A100-SXM4-80GB", GPU)]).of(kind, "own", GPU)
     assert (scaled.source, scaled.seconds) == ("scaled", pytest.approx(2 * own))
-    unknown = Rates(prices(), [Sample(other, twice, f"{EPYC}, Voodoo 2")]).of(kind, "own", GPU)
+    unknown = Rates(prices(), [Sample(other, twice, f"{EPYC}, Voodoo 2", GPU)]).of(kind, "own", GPU)
     assert unknown.source == "assumed", "a GPU of unknown speed tells nothing of another"
 
 
@@ -120,7 +122,7 @@ def test_more_cpus_and_more_workers_are_assumed_to_be_faster(demand: Demand, fas
 
 def test_a_step_that_hardly_worked_tells_nothing_of_one_that_does() -> None:
     empty, large = Kind("select", b"1", Work(bytes=100)), Kind("select", b"1", Work(bytes=1e10))
-    rates = Rates(prices(), [Sample(empty, 0.01, XEON)])
+    rates = Rates(prices(), [Sample(empty, 0.01, XEON, CPU)])
     assert rates.of(large, "any", CPU).source == "assumed"
     assert rates.of(Kind("select", b"2", Work(bytes=200)), "any", CPU).source == "scaled"
 
