@@ -99,9 +99,12 @@ def _fit(
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+    from pipeline.train_release import Release
+
     # The types that Ray gives them are those of Ray Train v1.
     trainer_of: Any = TorchTrainer
     scaling_of: Any = ScalingConfig
+    run_of: Any = RunConfig
     least, gpu = runtime.min_workers or runtime.workers, wanted.get("GPU", 0) > 0
     with tempfile.TemporaryDirectory(prefix="brewline-train-") as folder:
         trainer = trainer_of(
@@ -113,8 +116,11 @@ def _fit(
             ),
             torch_config=TorchConfig(backend="nccl" if gpu and runtime.device != "cpu" else "gloo"),
             # Preempted workers Ray Train replaces by itself; of others the step's checkpoint tells whether it gets on.
-            run_config=RunConfig(
-                name=f"{step.key}-{uuid4().hex}", storage_path=folder, failure_config=FailureConfig(max_failures=0)
+            run_config=run_of(
+                name=f"{step.key}-{uuid4().hex}",
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=0),
+                callbacks=[Release()],
             ),
         )
         try:

@@ -122,11 +122,15 @@ def die() -> Report:
 def test_a_group_that_never_gets_on_fails(
     plan_tiny: Any, store: Store, machines: Sequence[Mapping[str, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import ray
+
     step = retraining(plan_tiny, store)
     monkeypatch.setattr("pipeline.train_group.LOSSES", 2)
     with ThreadPoolExecutor(1) as thread, pytest.raises(GroupFailed, match="lost a worker 2 times without getting on"):
         thread.submit(run_group, step, store.url, TWO, WANTED, die).result()
     assert store.read(*step.ref) is None
+    reserved = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
+    assert reserved == [], "what it had reserved is free"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,36 @@
+"""Gives back what a Ray Train group has reserved where the group fails while it starts.
+
+Ray Train 2.60 forgets a placement group whose workers die between being placed and being launched: its resources would
+stay reserved until the driver ends, and the group that starts anew would wait for them. Imports Ray: see `train_group`.
+"""
+
+from typing import Any
+
+import ray
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+from ray.util import get_current_placement_group, remove_placement_group
+
+
+class Release(ControllerCallback, WorkerGroupCallback):
+    """Remembers the placement group of the last start, and removes it before the next one and at the end."""
+
+    def __init__(self) -> None:
+        self._reserved: Any = None
+
+    def before_init_train_context(self, workers: list[Any]) -> dict[str, list[Any]]:
+        """The first time that workers can be asked; before it Ray Train itself removes the group."""
+        self._reserved = ray.get(workers[0].actor.execute.remote(get_current_placement_group))
+        return {}
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        """Before the next group is placed."""
+        self._release()
+
+    async def before_controller_shutdown(self) -> None:
+        """However it ends."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._reserved is not None:
+            remove_placement_group(self._reserved)  # nothing happens where it is removed
+            self._reserved = None
