@@ -6,8 +6,8 @@ as raw pixels always: a JPEG would change them.
 """
 
 from collections.abc import Sequence
-from io import BufferedRandom
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,30 @@ from stages.shards import beton
 from stages.shards import beton_layout as layout
 from stages.shards.beton import Beton
 from stages.shards.kernel_copy import copy_range
+
+
+class Edits(NamedTuple):
+    """What a patch does to a file: its first `keep` bytes stay, but for the writes, which may go on behind them.
+
+    writes: where, and what; in order, apart from each other, and without the header.  header: all 24 bytes of it.
+    """
+
+    keep: int
+    writes: list[tuple[int, memoryview]]
+    header: bytes
+
+
+class Joined(NamedTuple):
+    """A file of several files' samples. moves: (where to, part, where from, bytes) of the parts' pages, in order.
+
+    records: layout.IMAGE_FIRST [N].  sizes: int64 [N], bytes.  table: where the pages end.
+    """
+
+    page_size: int
+    records: np.ndarray
+    sizes: np.ndarray
+    table: int
+    moves: list[tuple[int, int, int, int]]
 
 
 def patch(file: Path, rows: np.ndarray, images: np.ndarray) -> None:
@@ -30,20 +54,37 @@ def patch(file: Path, rows: np.ndarray, images: np.ndarray) -> None:
     it. This orders the writes of a process that dies, not of a machine that does.
     Raises InputError, before any write, for a file that `beton.read` refuses, or rows and images that do not fit it.
     """
-    base = beton.read(file)
+    edits = edits_of(beton.read(file), rows, images)
+    with file.open("r+b") as stream:
+        stream.write(b"\0\0")
+        stream.flush()
+        stream.truncate(edits.keep)
+        for at, data in edits.writes:
+            stream.seek(at)
+            stream.write(data)
+        stream.flush()
+        stream.seek(0)
+        stream.write(edits.header)
+
+
+def edits_of(base: Beton, rows: np.ndarray, images: np.ndarray) -> Edits:
+    """What `patch` does. Raises InputError as it does."""
     _check(base, rows, images)
     header = base.data[: layout.HEADER.itemsize].view(layout.HEADER)[0].copy()
-    with file.open("r+b") as stream:
-        _put(stream, 0, b"\0\0")
-        stream.flush()
-        in_place = np.flatnonzero(~base.jpeg[rows])
-        for index in in_place:
-            _put(stream, base.pointers[rows[index]], images[index])
-        appended = np.flatnonzero(base.jpeg[rows])
-        if appended.size:
-            header["table"] = _append(stream, base, rows[appended], images[appended])
-        stream.flush()
-        _put(stream, 0, header.tobytes())
+    keep, writes, pointers = base.data.size, [], base.pointers.copy()
+    appended = rows[base.jpeg[rows]]
+    if appended.size:
+        keep, size = base.table, images[0].nbytes
+        pages, places = np.divmod(np.arange(len(appended)), base.page_size // size)
+        pointers[appended] = keep + pages * base.page_size + places * size
+        header["table"] = table = keep + int(pages[-1] + 1) * base.page_size
+        packed = np.array(base.data[layout.RECORDS : layout.RECORDS + base.records.nbytes])
+        records, sizes = packed.view(base.records.dtype), base.sizes.copy()
+        records["mode"][appended], records["pointer"][appended], sizes[appended] = layout.RAW, pointers[appended], size
+        writes = [(layout.RECORDS, packed.data), (table, layout.allocations(pointers, sizes).view(np.uint8).data)]
+    for at, image in zip(pointers[rows].tolist(), images, strict=True):
+        writes.append((at, np.ascontiguousarray(image).reshape(-1).data))
+    return Edits(keep, sorted(writes, key=lambda write: write[0]), header.tobytes())
 
 
 def join(parts: Sequence[Path], file: Path) -> None:
@@ -52,52 +93,35 @@ def join(parts: Sequence[Path], file: Path) -> None:
     Pages are copied as they are, by the kernel, and only pointers change. The bytes are a pure function of the parts'.
     Raises InputError for a part that `beton.read` refuses, or parts of different page sizes.
     """
-    betons = [beton.read(part) for part in parts]
-    if not betons:
-        raise ValueError(f"{file}: there are no files to join")
-    page_size = betons[0].page_size
-    for part in betons:
+    joined = joined_of([beton.read(part) for part in parts])
+    with beton.whole(file) as stream:
+        for at, part, start, count in joined.moves:
+            with parts[part].open("rb") as source:
+                copy_range(source.fileno(), start, stream.fileno(), at, count)
+        beton.write_tables(stream, joined.page_size, joined.table, joined.records, joined.sizes)
+
+
+def joined_of(parts: Sequence[Beton]) -> Joined:
+    """What `join` writes. Raises InputError for parts of different page sizes."""
+    if not parts:
+        raise ValueError("there are no files to join")
+    page_size = parts[0].page_size
+    for part in parts:
         if part.page_size != page_size:
             raise InputError(
-                f"{part.file}: its page size is {part.page_size}, that of {betons[0].file} is {page_size}; write "
+                f"{part.file}: its page size is {part.page_size}, that of {parts[0].file} is {page_size}; write "
                 "all parts with one page size"
             )
-    records = np.zeros(sum(len(part) for part in betons), layout.IMAGE_FIRST)
-    at, row = layout.pages_start(len(records), page_size), 0
-    with beton.whole(file) as stream:
-        for part in betons:
-            start = layout.pages_start(len(part), page_size)
-            with part.file.open("rb") as source:
-                copy_range(source.fileno(), start, stream.fileno(), at, part.table - start)
-            for name in records.dtype.names or ():
-                records[name][row : row + len(part)] = part.records[name]
-            records["pointer"][row : row + len(part)] += at - start
-            at, row = at + part.table - start, row + len(part)
-        beton.write_tables(stream, page_size, at, records, np.concatenate([part.sizes for part in betons]))
-
-
-def _append(stream: BufferedRandom, base: Beton, rows: np.ndarray, images: np.ndarray) -> int:
-    """Put images on new pages instead of the JPEGs of `rows`; gives where the new allocation table starts."""
-    size = images[0].nbytes
-    pages, places = np.divmod(np.arange(len(rows)), base.page_size // size)
-    table = base.table + int(pages[-1] + 1) * base.page_size
-    pointers, sizes = base.pointers.copy(), base.sizes.copy()
-    pointers[rows] = base.table + pages * base.page_size + places * size
-    sizes[rows] = size
-    records = base.records[rows]
-    records["mode"], records["pointer"] = layout.RAW, pointers[rows]
-    stream.truncate(base.table)
-    for pointer, image in zip(pointers[rows], images, strict=True):
-        _put(stream, pointer, image)
-    for row, record in zip(rows, records, strict=True):
-        _put(stream, layout.RECORDS + row * records.itemsize, record.tobytes())
-    _put(stream, table, layout.allocations(pointers, sizes).tobytes())
-    return table
-
-
-def _put(stream: BufferedRandom, at: int, data: bytes | np.ndarray) -> None:
-    stream.seek(at)
-    stream.write(np.ascontiguousarray(data).data if isinstance(data, np.ndarray) else data)
+    records = np.zeros(sum(len(part) for part in parts), layout.IMAGE_FIRST)
+    at, row, moves = layout.pages_start(len(records), page_size), 0, []
+    for number, part in enumerate(parts):
+        start = layout.pages_start(len(part), page_size)
+        for name in records.dtype.names or ():
+            records[name][row : row + len(part)] = part.records[name]
+        records["pointer"][row : row + len(part)] += at - start
+        moves.append((at, number, start, part.table - start))
+        at, row = at + part.table - start, row + len(part)
+    return Joined(page_size, records, np.concatenate([part.sizes for part in parts]), at, moves)
 
 
 def _check(base: Beton, rows: np.ndarray, images: np.ndarray) -> None:
