@@ -50,6 +50,10 @@ class Address:
         """Bucket and prefix alone."""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
+    def key(self, name: str) -> str:
+        """The whole key of the object that is called `name` below the prefix."""
+        return f"{self.prefix}/{name}".lstrip("/")
+
     @property
     def url(self) -> str:
         """All of it, as `parse` reads it."""

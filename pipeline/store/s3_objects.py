@@ -76,6 +76,12 @@ class Objects:
         """A small object; None where there is none."""
         return self._read(name, b"".join)
 
+    def read_range(self, name: str, start: int, length: int, etag: str) -> bytes:
+        """Bytes of a large object. Raises S3Error where its ETag is another by now."""
+        asked = {"Range": f"bytes={start}-{start + length - 1}", "IfMatch": etag}
+        with closing(self.call("get_object", name, **asked)["Body"]) as body:
+            return b"".join(self._chunks(name, body, etag, start, start + length))
+
     def sha256(self, name: str) -> tuple[str, Object] | None:
         """The sha256 of an object of any size, as it is read now; None where there is none."""
 
@@ -199,7 +205,7 @@ class Objects:
             return getattr(self._connected.client, method)(Bucket=self.address.bucket, **options)
 
     def _key(self, name: str) -> str:
-        return f"{self.address.prefix}/{name}".lstrip("/")
+        return self.address.key(name)
 
     def _kept(self, sha256: str) -> dict[str, Any]:
         """How an object is kept: what it holds, and in which class."""
@@ -213,16 +219,16 @@ class Objects:
                 first = self.call("get_object", name)
                 found = _object(first)
                 with closing(first["Body"]) as body:
-                    return take(self._chunks(name, body, found)), found
+                    return take(self._chunks(name, body, found.etag, 0, found.size)), found
             except S3Error as error:
                 if error.code in ABSENT:
                     return None
                 if error.code not in CHANGED:
                     raise
 
-    def _chunks(self, name: str, body: Any, found: Object) -> Iterator[bytes]:
+    def _chunks(self, name: str, body: Any, etag: str, offset: int, end: int) -> Iterator[bytes]:
         """An object's bytes. A body that breaks off is gone on with where it broke off."""
-        offset, tries, failed_first = 0, 0, 0.0
+        tries, failed_first = 0, 0.0
         while True:
             try:
                 while chunk := body.read(READ):
@@ -237,9 +243,9 @@ class Objects:
                 if time.monotonic() > failed_first + self.patience.deadline:
                     raise self._explained(error, name) from None
                 time.sleep(self.patience.pause(tries))
-            if offset >= found.size:
+            if offset >= end:
                 return
-            body = self.call("get_object", name, Range=f"bytes={offset}-", IfMatch=found.etag)["Body"]
+            body = self.call("get_object", name, Range=f"bytes={offset}-{end - 1}", IfMatch=etag)["Body"]
 
     def _transferred(self, name: str, submit: Callable[[Any, str], Any]) -> None:
         """Do a transfer to its end."""
