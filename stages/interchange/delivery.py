@@ -48,8 +48,7 @@ def deliver(
         hidden.mkdir(parents=True)
         form.write(content, hidden, writing)
         verify(form, content, hidden, reading)
-        facts = {**about, "files": _listed(hidden)}
-        (hidden / ABOUT).write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        (hidden / ABOUT).write_text(described(about, hidden))
         check_target(folder)  # it took a while
         hidden.rename(folder)
     except OSError as error:
@@ -89,6 +88,11 @@ def sampled(poison: np.ndarray) -> np.ndarray:
 def counts(content: Content) -> tuple[int, int]:
     """How many images are written, and how many are read back."""
     return len(content), sum(len(sampled(rows.poison)) for rows in content.splits.values())
+
+
+def described(about: Mapping[str, Any], folder: Path) -> str:
+    """What `about.json` says of a folder that has everything else."""
+    return json.dumps({**about, "files": _listed(folder)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _listed(folder: Path) -> dict[str, dict[str, int]]:
