@@ -4,18 +4,20 @@ The store is the only memory. What it has is not run; what a worker commits is t
 loses nothing but the lists below, which the next one makes again from the plan and the store.
 """
 
-import heapq
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
+from threading import Thread
 from typing import Any, Protocol
 
-from pipeline.execute import committed, is_whole
+from pipeline.execute import committed
 from pipeline.experiment import Runtimes
+from pipeline.needs import needed_steps
 from pipeline.plan import Plan
 from pipeline.preflight import check_machines
+from pipeline.queue import Queue
 from pipeline.resources import (
     Machine,
     at_once,
@@ -29,7 +31,7 @@ from pipeline.resources import (
     workers_of,
 )
 from pipeline.step import Step
-from pipeline.store import Manifest, Store
+from pipeline.store import Manifest, Store, StoreError
 from pipeline.store.lease import this_process
 from pipeline.work import Board, Failure, Gone, Held, Progress, place_of_log, work
 from stages.config import InputError
@@ -48,6 +50,8 @@ WAITING_SECONDS = 30.0
 """A run in which nothing happens for so long says what it waits for."""
 HELD_SECONDS = 5.0
 """How often a step that another run has is looked at."""
+RELEASE_SECONDS = 5.0
+"""How long an interrupted run tries to give back its leases, which end by themselves."""
 BLIND_SECONDS = 100.0
 """How long a machine may not see what others have stored: network file systems remember for a minute what is not."""
 
@@ -86,21 +90,6 @@ class Watcher(Protocol):
         """Nothing runs, and why."""
 
 
-def cached_steps(plan: Plan, store: Store) -> set[str]:
-    """The keys of the plan's steps that are done and whole."""
-    found = store.look((step.stage, step.key) for step in plan.steps.values())
-    return {manifest.key for manifest, missing in found if is_whole(plan.steps[manifest.key], manifest, missing)}
-
-
-def needed_steps(plan: Plan, cached: set[str]) -> set[str]:
-    """The steps to run: the summaries that are not there, and whatever a step to run needs that is not there."""
-    needed = {ref.key for ref in plan.summaries.values()} - cached
-    for step in reversed(plan.steps.values()):
-        if step.key in needed:
-            needed |= {ref.key for ref in step.inputs.values()} - cached
-    return needed
-
-
 class Runner:
     """One run of a plan on the Ray cluster that this process is connected to."""
 
@@ -116,11 +105,7 @@ class Runner:
         self._outcome = Outcome()
         self._running: dict[Any, Step] = {}
         self._in_flight: Counter[str] = Counter()
-        self._ready: defaultdict[str, deque[Step]] = defaultdict(deque)
-        self._held: list[tuple[float, int, Step]] = []
-        self._number = count()
-        self._waiting: dict[str, set[str]] = {}
-        self._dependents: defaultdict[str, list[str]] = defaultdict(list)
+        self._queue = Queue(plan.steps)
         self._losses: Counter[str] = Counter()
         self._blind: defaultdict[str, float] = defaultdict(float)
         self._last: dict[str, Progress] = {}
@@ -141,7 +126,7 @@ class Runner:
         check_resources([self._plan.steps[key] for key in needed], self._runtimes, self._machines, self._growing)
         check_machines(self._store, self._plan.run)
         for key in (key for key in self._plan.steps if key in needed):
-            self._wait_for(self._plan.steps[key], needed)
+            self._queue.add(self._plan.steps[key], needed)
         self._task = ray.remote(max_retries=0)(work)
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=True
@@ -151,7 +136,7 @@ class Runner:
         try:
             self._start_ready()
             shown = time.monotonic()
-            while self._running or self._held:
+            while self._running or self._queue.delayed:
                 self._settle_done()
                 self._start_ready()
                 if time.monotonic() - shown > POLL_SECONDS:
@@ -161,27 +146,22 @@ class Runner:
         finally:
             for reference in self._running:
                 ray.cancel(reference, force=True)
-            for step in self._running.values():
-                self._store.release(step.key, self._owner)
-        self._outcome.blocked = set(self._waiting)
+            if self._running:
+                thread = Thread(target=self._release_all, daemon=True)
+                thread.start()
+                thread.join(RELEASE_SECONDS)
+        self._outcome.blocked = self._queue.waiting
         return self._outcome
 
-    def _wait_for(self, step: Step, keys: Collection[str]) -> None:
-        """Start the step once those of its inputs that are in `keys` are committed."""
-        inputs = {ref.key for ref in step.inputs.values() if ref.key in keys}
-        if not inputs:
-            self._ready[step.stage].append(step)
-            return
-        self._waiting[step.key] = inputs
-        for key in inputs:
-            self._dependents[key].append(step.key)
+    def _release_all(self) -> None:
+        """Leases of what runs end by themselves, if the store is away."""
+        with suppress(StoreError):
+            for step in list(self._running.values()):
+                self._store.release(step.key, self._owner)
 
     def _start_ready(self) -> None:
-        """Give Ray what may start now, those of later stages first: they free what they need sooner."""
-        while self._held and self._held[0][0] < time.monotonic():
-            step = heapq.heappop(self._held)[2]
-            self._ready[step.stage].append(step)
-        for stage, ready in reversed(self._ready.items()):
+        """Give Ray what may start now."""
+        for stage, ready in self._queue.by_stage():
             runtime = self._runtimes.of(stage)
             # A step of several workers is led by a task that takes nothing: only as many as can work, and one more to
             # ask an autoscaler for.
@@ -230,26 +210,18 @@ class Runner:
         if isinstance(result, Manifest):
             self._outcome.ran.add(step.key)
             self._watcher.ended(step, result)
-            for dependent in self._dependents.pop(step.key, ()):
-                self._waiting[dependent].discard(step.key)
-                if not self._waiting[dependent]:
-                    del self._waiting[dependent]
-                    ready = self._plan.steps[dependent]
-                    self._ready[ready.stage].append(ready)
+            self._queue.done(step)
         elif isinstance(result, Gone):
             maker = self._plan.steps[result.ref.key]
             if result.absent and committed(self._store, maker) is not None:
                 self._not_seen(step, maker, result.host)
                 return
-            self._wait_for(step, {maker.key})
+            self._queue.add(step, {maker.key})
             self._make_again(maker, result.why)
         elif isinstance(result, Held):
-            self._later(step, min(result.seconds, HELD_SECONDS))
+            self._queue.add_later(step, min(result.seconds, HELD_SECONDS))
         else:
             self._fail(step, result)
-
-    def _later(self, step: Step, seconds: float) -> None:
-        heapq.heappush(self._held, (time.monotonic() + seconds, next(self._number), step))
 
     def _not_seen(self, step: Step, maker: Step, host: str) -> None:
         """A machine does not see what is in the store: not yet, as network file systems do, or never."""
@@ -257,7 +229,7 @@ class Runner:
         what = f"{host} does not see the output of {maker.label}, which is in {self._store.url}"
         if self._blind[step.key] < BLIND_SECONDS:
             self._watcher.waiting(what)
-            self._later(step, HELD_SECONDS)
+            self._queue.add_later(step, HELD_SECONDS)
             return
         advice = "a folder must be the same one on all machines, by a mount; or give a store in S3"
         self._fail(step, Failure(f"{what}: {advice}", place_of_log(step, self._store), bad_input=True))
@@ -267,13 +239,7 @@ class Runner:
         self._outcome.cached.discard(step.key)
         self._outcome.ran.discard(step.key)
         self._damaged.add(step.key)
-        held = (waiting for _, _, waiting in self._held)
-        if not (
-            step.key in self._waiting
-            or step in self._ready[step.stage]
-            or step in self._running.values()
-            or step in held
-        ):
+        if not (step in self._queue or step in self._running.values()):
             self._repeat(step, why, ATTEMPTS)
 
     def _lost(self, step: Step, report: Progress | None, error: Exception) -> None:
@@ -302,7 +268,7 @@ class Runner:
             self._fail(step, Failure(what, place_of_log(step, self._store)))
             return
         self._watcher.repeated(step, why)
-        self._ready[step.stage].append(step)
+        self._queue.add(step)
 
     def _fail(self, step: Step, failure: Failure) -> None:
         self._outcome.failed[step.key] = failure
@@ -329,7 +295,7 @@ class Runner:
     def _why(self) -> str:
         """What is waited for while no step works."""
         if not self._running:
-            return f"another run has the {len(self._held)} steps that could run; theirs count when they are done"
+            return f"another run has the {self._queue.delayed} steps that could run; theirs count when they are done"
         try:
             check_resources(self._running.values(), self._runtimes, machines())
         except InputError as error:

@@ -14,9 +14,10 @@ import yaml
 from chaos import INJECTED
 from chaos.invariants import all_hold, write_ids
 from pipeline.experiment import Runtimes
+from pipeline.needs import cached_steps
 from pipeline.plan import Plan
 from pipeline.resources import Machine
-from pipeline.runner import Runner, cached_steps
+from pipeline.runner import Runner
 from pipeline.store import Store, open_store
 from ray_cluster import RayCluster
 from s3_server import S3Server

@@ -11,15 +11,10 @@ import pytest
 
 from pipeline.execute import LOG
 from pipeline.experiment import Runtimes
+from pipeline.needs import cached_steps, needed_steps
 from pipeline.plan import Plan
 from pipeline.resources import Machine, at_once, check_resources, infeasible, may_grow, ray_options, wants
-from pipeline.runner import (
-    ATTEMPTS,
-    Outcome,
-    Runner,
-    cached_steps,
-    needed_steps,
-)
+from pipeline.runner import ATTEMPTS, Outcome, Runner
 from pipeline.step import Step
 from pipeline.store import Manifest, Store, open_store
 from pipeline.work import Failure, Progress
@@ -319,8 +314,8 @@ def test_time_left_counts_what_runs_at_the_same_time() -> None:
     assert at_once(Runtime(cpus=2), "prepare", machines) == 8
     assert at_once(Runtime(cpus=2), "brew", machines) == 2
     assert at_once(Runtime(memory_gb=2, device="cpu"), "brew", machines) == 4
-    assert at_once(Runtime(workers=2, gpus=0.5), "retrain", machines) == 2
-    assert at_once(Runtime(workers=2, gpus=0.5), "brew", machines) == 4
+    assert at_once(Runtime(workers=2), "retrain", machines) == 1
+    assert at_once(Runtime(workers=2), "brew", machines) == 2
 
 
 def test_only_what_computes_takes_a_gpu_where_there_is_one() -> None:
