@@ -64,8 +64,8 @@ class Node(Config):
             close = difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.75)
             if close and name != known[close[0]]:
                 raise ValueError(f"unknown resource {name!r}, did you mean {known[close[0]]!r}?")
-        if not resources.get("CPU"):
-            raise ValueError("a node needs CPU: every step takes some")
+        if "CPU" not in resources:
+            raise ValueError("a node needs CPU: every step takes some; 0 is for one that no step runs on, as a head")
         if resources.get("GPU", 0) % 1:
             raise ValueError(f"a node has whole GPUs, found {resources['GPU']:g}")
         return resources
