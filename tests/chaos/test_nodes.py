@@ -53,8 +53,14 @@ def driver(file: Path, url: str, cluster: RayCluster, env: Mapping[str, str], lo
         return subprocess.Popen(command, env={**cluster.environment, **env}, stdout=out, stderr=out)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.chaos)])
-@pytest.mark.parametrize("kind", ["folder", "s3"])
+@pytest.mark.parametrize(
+    ("kind", "kills"),
+    [
+        ("s3", 3),
+        pytest.param("s3", 12, marks=pytest.mark.chaos),
+        pytest.param("folder", 12, marks=pytest.mark.chaos),
+    ],
+)
 def test_a_run_survives_its_nodes(
     kills: int,
     kind: str,

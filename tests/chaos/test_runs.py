@@ -55,7 +55,7 @@ def env(environment: dict[str, str], s3_environment: dict[str, str]) -> dict[str
     return environment | s3_environment
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=[pytest.param("folder", marks=pytest.mark.chaos), "s3"])
 def url(request: pytest.FixtureRequest, s3_server: S3Server, tmp_path: Path) -> str:
     return s3_server.url() if request.param == "s3" else str(tmp_path / "store")
 

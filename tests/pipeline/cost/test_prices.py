@@ -18,7 +18,7 @@ def test_the_sample_is_read_and_shows_the_defaults_as_they_are() -> None:
     prices = load_prices(SAMPLE)
     assert prices.assumptions == Assumptions()
     assert "assumed" in prices.as_of
-    assert prices.resources == {"CPU": 8 + 8 * 8, "GPU": 8, "memory_gb": 32 + 8 * 32}
+    assert prices.resources == {"CPU": 16 * 16, "GPU": 16, "memory_gb": 32 + 16 * 120}
 
 
 def node(**fields: Any) -> Changed:
