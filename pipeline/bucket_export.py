@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.store import DamagedBlob, Manifest, Store
-from pipeline.store.s3_address import Address, parse
+from pipeline.store.s3_address import Address, parse, without_user
 from pipeline.store.s3_client import Patience
 from pipeline.store.s3_compose import Part, Stored, Tell, compose, exists, parts_of, stored, traffic
 from pipeline.store.s3_objects import Objects
@@ -28,26 +28,26 @@ OWN = ("blobs", "steps", "runs", "scratch", "leases", "probe")
 
 def target(out: str, store: Store, form: str, only_poisons: bool) -> Address:
     """Where in S3 `out` is. Raises InputError where the server cannot make it there; nothing is asked of it yet."""
-    elsewhere = "export to a folder, and copy that with `aws s3 cp --recursive` or rclone"
+    shown, elsewhere = without_user(out), "export to a folder, and copy that with `aws s3 cp --recursive` or rclone"
     if form != FORM or only_poisons:
         what = "poisons alone are" if only_poisons else f"--format {form} is"
-        raise InputError(f"--out {out}: {what} not made in a bucket, only a whole --format {FORM}; {elsewhere}")
+        raise InputError(f"--out {shown}: {what} not made in a bucket, only a whole --format {FORM}; {elsewhere}")
     if not store.url.startswith("s3:"):
-        raise InputError(f"--out {out}: the store {store.url} is a folder, and S3 copies from S3 only; {elsewhere}")
+        raise InputError(f"--out {shown}: the store {store.url} is a folder, and S3 copies from S3 only; {elsewhere}")
     try:
         asked, base = parse(out), parse(store.url)
     except InputError as error:
         raise InputError(f"--out: {error}") from None
     if asked.endpoint and asked.endpoint != base.endpoint:
         raise InputError(
-            f"--out {out}: its endpoint is not the store's, {base.endpoint or 'AWS'}, and a server copies what it has; "
-            f"leave the endpoint out, or {elsewhere}"
+            f"--out {shown}: its endpoint is not the store's, {base.endpoint or 'AWS'}, and a server copies what it "
+            f"has; leave the endpoint out, or {elsewhere}"
         )
     if not asked.prefix:
-        raise InputError(f"--out {out}: is a whole bucket; name a folder in it, as in s3://{asked.bucket}/poisoned")
+        raise InputError(f"--out {shown}: is a whole bucket; name a folder in it, as in s3://{asked.bucket}/poisoned")
     inside = base.key("") if asked.bucket == base.bucket else None
     if inside is not None and f"{asked.prefix}/".startswith(tuple(f"{inside}{own}/" for own in OWN)):
-        raise InputError(f"--out {out}: is where the store keeps what is its own; name another folder")
+        raise InputError(f"--out {shown}: is where the store keeps what is its own; name another folder")
     return replace(asked, endpoint=base.endpoint, region=asked.region or base.region)
 
 

@@ -22,7 +22,7 @@ from pipeline.store import Store, open_store
 from pipeline.store.collect import collect
 from pipeline.store.copying import compare, copy_run, transfer
 from pipeline.store.names import GRACE_SECONDS
-from pipeline.store.s3_address import OPTIONS, parse
+from pipeline.store.s3_address import OPTIONS, parse, without_user
 from stages.config import InputError
 
 DONE, FAILED = 0, 1
@@ -78,8 +78,8 @@ def _with_options(store: str, given: dict[str, str]) -> str:
     if not store.startswith("s3:"):
         for name in sorted(asked):
             raise InputError(
-                f"--s3-{name.replace('_', '-')} {given[name]}: --store {store} is a folder; leave the option out, or "
-                "give --store s3://bucket/prefix"
+                f"--s3-{name.replace('_', '-')} {without_user(given[name])}: --store {store} is a folder; "
+                "leave the option out, or give --store s3://bucket/prefix"
             )
         return store
     address = parse(store)

@@ -183,15 +183,16 @@ def open_store(url: str | Path) -> Store:
     """The store at `url`: a folder, or s3://bucket/prefix?endpoint=…&region=…&storage_class=… Touches nothing: `probe`
     does. Raises InputError for a URL of another kind."""
     from pipeline.store.local import LocalStore
+    from pipeline.store.s3_address import parse, without_user
 
     text = str(url)
     if text.startswith("s3:"):
         from pipeline.store.s3 import S3Store
-        from pipeline.store.s3_address import parse
 
         return S3Store(parse(text))
-    if re.match("[a-z0-9+.-]+:/", text) or not text.strip():
+    if re.match("(?i)[a-z0-9+.-]+:/", text) or not text.strip():
         raise InputError(
-            f"store {text!r}: not a folder, and not in S3; give a path such as ./store or /data/brewline, or s3://bucket/prefix"
+            f"store {without_user(text)!r}: not a folder, and not in S3; give a path such as ./store or "
+            "/data/brewline, or s3://bucket/prefix"
         )
     return LocalStore(Path(text).expanduser().absolute())

@@ -62,12 +62,17 @@ class Address:
         return f"s3://{self.bucket}/{quote(self.prefix)}".rstrip("/") + query
 
 
+def without_user(url: str) -> str:
+    """`url` as it may be shown. A secret key that somebody writes before an '@' may hold '/' itself."""
+    return re.sub("//.*@", "//…@", url)
+
+
 def parse(url: str) -> Address:
     """The address that `url` says. Raises InputError, which repeats no secret."""
     parts = urlsplit(url)
-    shown = f"s3://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    if "@" in parts.netloc:
-        raise InputError(f"store {shown}: a bucket takes no user or password; {CREDENTIALS}")
+    shown = f"s3:{without_user(f'//{parts.netloc}{parts.path}')}"
+    if re.search("[@:]", parts.netloc):
+        raise InputError(f"store {shown}: a bucket takes no user, password or port; {CREDENTIALS}")
     if not url.startswith("s3://"):
         raise InputError(f"store {shown}: expected s3://bucket/prefix, with two slashes")
     if parts.fragment:

@@ -245,6 +245,7 @@ def test_a_wrong_place_is_told_before_anything_is_read(tmp_path: Path) -> None:
     for url, store, form, only_poisons, message in (
         ("s3://bucket/out", inside, "arrow", False, "--format arrow is not made in a bucket.* export to a folder"),
         ("s3://bucket/out", inside, "beton", True, "poisons alone are not made in a bucket"),
+        ("s3://key:secret@bucket/out", folder, "beton", False, "--out s3://…@bucket/out: the store"),
         ("s3://bucket/out", folder, "beton", False, "is a folder, and S3 copies from S3 only"),
         ("s3://bucket", inside, "beton", False, "is a whole bucket; name a folder in it, as in s3://bucket/poisoned"),
         ("s3:/bucket/out", inside, "beton", False, "expected s3://bucket/prefix, with two slashes"),

@@ -55,6 +55,7 @@ def test_cache_lists_verifies_and_removes_in_s3(
     ("arguments", "says"),
     [
         (("--store", "DIR", "--s3-endpoint", "http://h"), "--s3-endpoint http://h: --store DIR is a folder"),
+        (("--store", "DIR", "--s3-endpoint", "http://me:word@h"), "--s3-endpoint http://…@h: --store DIR is"),
         (("--store", "s3://bucket/p?region=a", "--s3-region", "b"), "the store's own region is a; give one of the two"),
         (
             ("--store", "s3://bucket/p", "--s3-endpoint", "minio:9000"),

@@ -271,7 +271,7 @@ def test_a_blob_that_cannot_be_read_is_not_taken_for_damaged(tmp_path: Path) -> 
         store.missing(manifest)
 
 
-@pytest.mark.parametrize("url", [Path("s3://bucket"), "gs://bucket", "", "file:///data"])
+@pytest.mark.parametrize("url", [Path("s3://bucket"), "gs://bucket", "S3://bucket", "", "file:///data"])
 def test_refuses_what_it_cannot_open(url: str | Path) -> None:
     with pytest.raises(InputError, match=r"give a |expected s3://bucket"):
         open_store(url)

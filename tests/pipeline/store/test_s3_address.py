@@ -58,6 +58,9 @@ def test_a_wrong_address_is_refused(url: str, says: str) -> None:
         "s3://bucket/p?endpoint=https://host/?X-Amz-Signature=hidden",
         "s3://bucket/p?endpoint=http://user:hidden@host:port",
         "s3://bucket/p?secret_key=hidden",
+        "s3://key:hidden/hidden@bucket/p",
+        "s3a://key:hidden@bucket/p",
+        "http://key:hid/hidden@host:9000/bucket",
     ],
 )
 def test_a_secret_in_an_address_is_refused_and_not_repeated(url: str) -> None:
