@@ -25,7 +25,7 @@ from pipeline.store.node_scratch import NodeScratch
 from pipeline.store.s3_address import Address
 from pipeline.store.s3_client import THREADS, Patience
 from pipeline.store.s3_errors import S3Error
-from pipeline.store.s3_objects import Objects
+from pipeline.store.s3_objects import Object, Objects
 from pipeline.store.s3_segments import Segments
 from pipeline.store.s3_upkeep import Upkeep
 
@@ -271,24 +271,35 @@ class S3Store(Upkeep):
     def _store(self, name: str, source: Path, again: bool) -> Blob:
         """Bring one output file in as a blob: kept if it is there, put in its place if it is damaged.
 
-        An output that is a link to a fetched blob is that blob: it was hashed when it was fetched, and is not read.
+        An output that is a link to a fetched blob is that blob: it was hashed when it was fetched, and is not read. The
+        store's own may have been damaged since this node's was fetched, so with `again` that is read and hashed.
         """
         linked = source.is_symlink()
         digest = source.resolve().name if linked else sha256_of(source)
         blob = Blob(name=name, size=source.stat().st_size, sha256=digest)
         found = None if again and not linked else self._objects.head(_blob(blob))
-        if found is not None and (found.size, found.sha256) == (blob.size, digest):
-            if found.age > GRACE_SECONDS / 2:
-                with suppress(S3Error):  # it was collected just now, and is found absent below
-                    self._objects.refresh(_blob(blob), digest)
-            if found.age <= GRACE_SECONDS / 2 or self._problem(blob) is None:
-                return blob
+        if (
+            found is not None
+            and (found.size, found.sha256) == (blob.size, digest)
+            and not (again and self._content_problem(blob))
+            and self._stays(blob, found)
+        ):
+            return blob
         self._objects.upload(source, _blob(blob), digest)
         if problem := self._problem(blob):
             raise StoreError(f"{source} did not arrive whole in {self.place(_blob(blob))}: it {problem}; run again")
         if found is not None:
             log.warning("repaired %s of %s: it had %s bytes", name, self.place(_blob(blob)), f"{found.size:,}")
         return blob
+
+    def _stays(self, blob: Blob, found: Object) -> bool:
+        """Whether `cache gc` leaves a blob alone: it is young, or could be made so."""
+        if found.age <= GRACE_SECONDS / 2:
+            return True
+        with suppress(S3Error):  # it was collected just now, or may not be copied
+            self._objects.refresh(_blob(blob), blob.sha256)
+            return self._problem(blob) is None
+        return False
 
     def _settle(self, manifest: Manifest, again: bool) -> Manifest:
         """Write the manifest unless a whole one is there: the one that counts."""

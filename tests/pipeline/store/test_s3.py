@@ -396,6 +396,28 @@ def test_an_old_blob_is_made_young_before_a_manifest_names_it(
     assert (after["Metadata"], after["ContentLength"]) == (before["Metadata"], before["ContentLength"])
 
 
+def test_an_old_blob_that_may_not_be_copied_is_uploaded_anew(
+    through: str, proxy: FaultyProxy, raw: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, copies = quick(through), []
+    first = store.commit(written(tmp_path / "first", {"a": b"a"}), draft())
+    name = f"blobs/{first.blobs[0].sha256}"
+    before = raw.head(name)["LastModified"]
+    monkeypatch.setattr(s3, "GRACE_SECONDS", 1)
+    time.sleep(2.1)
+
+    def choose(method: str, path: str) -> Fault | None:
+        if method == "PUT" and "/blobs/" in path and not copies:
+            copies.append(path)
+            return Fault("refuse", 403, "AccessDenied")
+        return None
+
+    proxy.choose = choose
+    store.commit(written(tmp_path / "second", {"a": b"a"}), draft("cd" * 32))
+    assert copies
+    assert raw.head(name)["LastModified"] > before
+
+
 def test_a_blob_that_is_collected_before_the_manifest_names_it_comes_back(
     through: str, proxy: FaultyProxy, raw: Raw, tmp_path: Path
 ) -> None:
@@ -426,6 +448,24 @@ def test_damage_that_only_reading_shows_is_repaired_by_running_again(
     assert (second == first) == same
     assert store.verify(second) == []
     assert ("replaced manifest" in caplog.text) != same
+
+
+def test_damage_is_repaired_from_a_node_that_fetched_it_whole(s3_url: str, raw: Raw, tmp_path: Path) -> None:
+    store = open_store(s3_url)
+    first = store.commit(written(tmp_path / "first", {"shard": b"good"}), draft())
+    blob = first.blobs[0]
+    store.fetch(first, tmp_path / "inputs")
+
+    def hand_on(name: str, again: bool) -> Manifest:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "base").symlink_to(tmp_path / "inputs/shard")
+        return store.commit(tmp_path / name, draft("cd" * 32), again)
+
+    base = hand_on("whole", again=False)
+    raw.put(f"blobs/{blob.sha256}", b"evil", Metadata={"sha256": blob.sha256})
+    assert store.verify(base) != []
+    assert hand_on("again", again=True) == base
+    assert store.verify(base) == []
 
 
 def test_large_files_go_in_parts_and_come_back_whole(
