@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from uuid import uuid4
@@ -49,11 +50,13 @@ def sha256_once(path: Path, remembered: Path) -> str:
     """
     facts = path.stat()
     if facts.st_size < LARGE:
-        return _sha256_of_state(path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        return _sha256_of_state(_State(path.name, facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, path))
     state = f"{facts.st_ino} {facts.st_size} {facts.st_mtime_ns} "
     note = remembered / path.name
-    if note.exists() and (known := note.read_text()).startswith(state) and len(known) == len(state) + 64:
-        return known.removeprefix(state)
+    with suppress(FileNotFoundError):  # none yet, or just dropped with its file
+        known = note.read_text()
+        if known.startswith(state) and len(known) == len(state) + 64:
+            return known.removeprefix(state)
     digest = sha256_of(path)
     with suppress(OSError), temporary_file(remembered) as temporary:  # who may only read hashes again
         write_down(temporary, (state + digest).encode())
@@ -61,9 +64,21 @@ def sha256_once(path: Path, remembered: Path) -> str:
     return digest
 
 
+@dataclass(frozen=True)
+class _State:
+    """What stays the same as long as a file does, though it be linked into one folder after the other."""
+
+    name: str
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    path: Path = field(compare=False)
+
+
 @lru_cache(maxsize=100_000)
-def _sha256_of_state(path: Path, inode: int, size: int, mtime_ns: int) -> str:
-    return sha256_of(path)
+def _sha256_of_state(state: _State) -> str:
+    return sha256_of(state.path)
 
 
 def plain_files(folder: Path, stored: Callable[[Path], bool]) -> list[tuple[str, Path]]:

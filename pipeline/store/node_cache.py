@@ -29,9 +29,14 @@ log = logging.getLogger(__name__)
 
 FOLDER, BOUND = "BREWLINE_NODE_CACHE", "BREWLINE_NODE_CACHE_GB"
 
+SWEEP_SECONDS = 60.0
+"""How often a process that pins looks for what nobody reads any more; besides, it does where room is needed."""
+
 _guard = threading.Lock()
 _pins: dict[Path, tuple[int, Path]] = {}
 """The pins of this process: their lock, and the folder that each is for."""
+_swept: dict[Path, float] = {}
+"""When this process swept a cache last. A step of thousands of inputs pins as many folders."""
 
 
 class NodeCache:
@@ -74,7 +79,8 @@ class NodeCache:
 
     def pin(self, folder: Path) -> Path:
         """A new pin for `folder`: it stays as long as that folder and this process do."""
-        self.sweep()
+        if time.monotonic() - _swept.get(self.root, -SWEEP_SECONDS) >= SWEEP_SECONDS:
+            self.sweep()
         pin = self._pinned / uuid4().hex
         lock = take_lock(pin.with_suffix(".lock"))
         assert lock is not None
@@ -171,7 +177,9 @@ class NodeCache:
     def _evict(self, excess: int) -> int:
         """Drop blobs that nobody reads until `excess` bytes are free; says how many."""
         freed = 0
-        for path, facts in self._kept():
+        if excess > 0:
+            self.sweep()
+        for path, facts in self._kept() if excess > 0 else ():
             if freed >= excess:
                 break
             if facts.st_nlink == 1:  # who links it right now keeps its bytes all the same
@@ -183,6 +191,7 @@ class NodeCache:
     def sweep(self) -> None:
         """Drop what nobody reads any more: this process's pins of folders that are gone, and all that the dead left."""
         with _guard:
+            _swept[self.root] = time.monotonic()
             done = [pin for pin, (_, folder) in _pins.items() if not folder.exists()]
             locks = {pin: _pins.pop(pin)[0] for pin in done}
         for pin, lock in locks.items():

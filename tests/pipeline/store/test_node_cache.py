@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import Blob, StoreError
+from pipeline.store import Blob, StoreError, files, node_cache
 from pipeline.store import node_scratch as scratch_module
 from pipeline.store.node_cache import NodeCache
 from pipeline.store.node_scratch import NodeScratch
@@ -156,6 +156,27 @@ def test_the_least_recently_used_go_first_and_what_is_in_use_stays(tmp_path: Pat
     assert len(kept(cache)) == 6
     pin = cache.pin(tmp_path / "held")
     assert cache.hold(blob_of(one), pin, never) is None
+
+
+def test_many_inputs_of_one_process_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    locked: list[Path] = []
+
+    def sha256_of(path: Path) -> str:
+        hashed.append(path)
+        return sha256(path.read_bytes()).hexdigest()
+
+    def take_lock(path: Path, shared: bool = False, wait: bool = True) -> int | None:
+        locked.append(path)
+        return files.take_lock(path, shared, wait)
+
+    monkeypatch.setattr(files, "sha256_of", sha256_of)
+    monkeypatch.setattr(node_cache, "take_lock", take_lock)
+    cache = NodeCache(tmp_path / "node")
+    for number in range(50):
+        pinned(cache, tmp_path / str(number), b"many read the same")
+    assert len(hashed) == 1
+    assert len(locked) == 50 + 1  # a pin each, and the one download
 
 
 def test_what_was_evicted_under_a_reader_is_still_there_for_it(tmp_path: Path) -> None:
