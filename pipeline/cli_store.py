@@ -15,10 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from pipeline import results as kept
-from pipeline.progress import EVENTS
-from pipeline.runs import SILENCE_SECONDS, planned
+from pipeline.runs import goes_on, planned
 from pipeline.step import SHOWN
-from pipeline.store import Store, open_store
+from pipeline.store import open_store
 from pipeline.store.collect import collect
 from pipeline.store.copying import compare, copy_run, transfer
 from pipeline.store.names import GRACE_SECONDS
@@ -159,7 +158,7 @@ def cache_collect(
     opened = open_store(store)
     opened.probe()
     for run in opened.runs() if seconds < GRACE_SECONDS else ():
-        if _goes_on(opened, run):
+        if goes_on(opened, run):
             raise InputError(
                 f"--grace {grace}: run {run} goes on, and its commits rely on outputs that nobody touches for "
                 f"{GRACE_SECONDS / 86400:.0f} days; give {GRACE_SECONDS / 86400:.0f}d, or wait until it has ended"
@@ -196,15 +195,6 @@ def cache_copy(
         f"run {run} to {target.url}; it had {what.there} steps"
         + (f"; {what.absent} are not done yet, so not in {source.url}" if what.absent else "")
     )
-
-
-def _goes_on(store: Store, run: str) -> bool:
-    """Whether a run wrote to its log a moment ago, and not that it ended."""
-    age = store.age_run(run, EVENTS)
-    if age is None or age > SILENCE_SECONDS:
-        return False
-    *_, last = (store.read_run(run, EVENTS) or b"{}").splitlines()
-    return b'"ended"' not in last and b'"interrupted"' not in last
 
 
 def _seconds(text: str) -> float:

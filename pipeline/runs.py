@@ -125,6 +125,12 @@ def _last_events(store: Store, run: str) -> tuple[dict[str, dict[str, Any]], set
     return last, {driver for driver, time in heard.items() if time > quiet_since}
 
 
+def goes_on(store: Store, run: str) -> bool:
+    """Whether any process is at work on a run: it wrote to the log a moment ago, and not that it ended."""
+    age = store.age_run(run, EVENTS)
+    return age is not None and age <= SILENCE_SECONDS and bool(_last_events(store, run)[1])
+
+
 def made_of(store: Store, prefix: str) -> tuple[Ref, dict[str, Any]]:
     """What the key that begins with `prefix` was computed from: a committed step's, or one of a run's plan.
 

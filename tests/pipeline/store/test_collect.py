@@ -1,6 +1,8 @@
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -240,9 +242,23 @@ def test_the_command(tmp_path: Path) -> None:
     assert stored(store) == set()
     with pytest.raises(InputError, match="--grace 7 days: expected a number and s, m, h or d"):
         gc("--grace", "7 days")
-    store.append_run("first", "events.jsonl", '{"time": "", "what": "run", "event": "began"}\n')
+
+
+def test_it_waits_for_all_who_work_on_a_run(kind: Folder) -> None:
+    def gc(grace: str) -> str:
+        words = ["gc", "--store", kind.store.url, "--grace", grace]
+        return CliRunner().invoke(cache, words, catch_exceptions=False).output
+
+    def event(of: Store, driver: str, what: str) -> None:
+        facts = {"time": datetime.now(UTC).isoformat(), "driver": driver, "what": "run", "event": what}
+        of.append_run("first", "events.jsonl", json.dumps(facts) + "\n")
+
+    other = open_store(kind.store.url)
+    event(kind.store, "one", "began")
+    event(other, "two", "began")
+    event(other, "two", "interrupted")
     with pytest.raises(InputError, match="--grace 6d: run first goes on"):
-        gc("--grace", "6d")
-    assert "removed 0" in gc("--grace", "7d")
-    store.append_run("first", "events.jsonl", '{"time": "", "what": "run", "event": "ended"}\n')
-    assert "removed 0" in gc("--grace", "6d")
+        gc("6d")
+    assert "removed 0" in gc("7d")
+    event(kind.store, "one", "ended")
+    assert "removed 0" in gc("6d")
