@@ -8,8 +8,8 @@ from stages.config import InputError
 
 SECONDS = 60.0
 """Machines that have not answered by then are left to themselves: a step that they run will tell."""
-TOKEN = "preflight"
-"""The file of a run that all machines must see."""
+TOKENS = "preflight.jsonl"
+"""The file of a run that all machines must see. Each process that starts it adds a line: several may at once."""
 
 
 def check_machines(store: Store, run: str) -> None:
@@ -20,39 +20,48 @@ def check_machines(store: Store, run: str) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
     if len(nodes) < 2:
         return
     token = uuid4().hex
-    store.write_run(run, TOKEN, token.encode())
-    look = ray.remote(num_cpus=0, max_retries=0)(_problem)
-    asked = [
-        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(store.url, run, token)
-        for node in nodes
-    ]
-    answered, late = ray.wait(asked, num_returns=len(asked), timeout=SECONDS)
+    announce(store, run, token)
+    look = ray.remote(num_cpus=0, max_retries=0)(problem)
+    asked = {
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            store.url, run, token
+        ): host
+        for node, host in nodes.items()
+    }
+    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS)
     problems = []
     for reference in answered:
         try:
             problems.append(ray.get(reference))
+        except ray.exceptions.RayTaskError as error:  # it lacks a package, say
+            problems.append(f"  {asked[reference]}: {type(error.cause).__name__}: {error.cause}")
         except ray.exceptions.RayError:  # a machine that went just now
             continue
     for reference in late:
         ray.cancel(reference, force=True)
-    if found := sorted({problem for problem in problems if problem}):
+    if found := sorted(set(filter(None, problems))):
         raise InputError("\n".join([f"store {store.url} does not work from all machines of the cluster:", *found]))
 
 
-def _problem(url: str, run: str, token: str) -> str | None:
+def announce(store: Store, run: str, token: str) -> None:
+    """Write what `problem` looks for."""
+    store.append_run(run, TOKENS, f'"{token}"\n')
+
+
+def problem(url: str, run: str, token: str) -> str | None:
     """What keeps this machine from using the store, if anything."""
     host = socket.gethostname()
     try:
         store = open_store(url)
         store.probe()
-        seen = store.read_run(run, TOKEN)
+        seen = store.read_run(run, TOKENS) or b""
     except (InputError, StoreError) as error:
         return f"  {host}: {error}"
-    if seen == token.encode():
+    if f'"{token}"'.encode() in seen.splitlines():
         return None
     return (
         f"  {host}: it does not see what was just written there; a folder must be the same one on all machines, "
