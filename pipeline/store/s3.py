@@ -8,6 +8,7 @@ Inputs come through this node's cache, and steps work in scratch folders on the 
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,7 +26,7 @@ from pipeline.store.node_scratch import NodeScratch
 from pipeline.store.s3_address import Address
 from pipeline.store.s3_client import THREADS, Patience
 from pipeline.store.s3_errors import S3Error
-from pipeline.store.s3_objects import Object, Objects
+from pipeline.store.s3_objects import Listed, Object, Objects
 from pipeline.store.s3_segments import Segments
 from pipeline.store.s3_upkeep import Upkeep
 
@@ -184,21 +185,21 @@ class S3Store(Upkeep):
         """All committed steps, read a page of a LIST at a time."""
         for of in [stage] if stage else self._objects.folders("steps/"):
             for page in self._objects.pages(f"steps/{of}/"):
-                keys = [Path(entry.name).stem for entry in page]
+                keys = _keys(page)
                 with ThreadPoolExecutor(THREADS) as pool:
                     yield from filter(None, pool.map(lambda key, of=of: self.read(of, key), keys))
 
     def keys(self, stage: str) -> set[str]:
         """The objects' names."""
-        return {Path(entry.name).stem for entry in self._objects.names(f"steps/{stage}/")}
+        return set(_keys(self._objects.names(f"steps/{stage}/")))
 
     def find(self, prefix: str) -> list[tuple[str, str]]:
         """By the objects' names."""
         begin = key_prefix(prefix)
         return [
-            (stage, Path(entry.name).stem)
+            (stage, key)
             for stage in self._objects.folders("steps/")
-            for entry in self._objects.names(f"steps/{stage}/{begin}")
+            for key in _keys(self._objects.names(f"steps/{stage}/{begin}"))
         ]
 
     def remove(self, stage: str, key: str) -> bool:
@@ -330,6 +331,12 @@ class S3Store(Upkeep):
 
 def _blob(blob: Blob) -> str:
     return f"blobs/{blob.sha256}"
+
+
+def _keys(manifests: Iterable[Listed]) -> list[str]:
+    """Their keys. What others put beside them, such as the marks that a console makes for folders, is not ours."""
+    found = (re.fullmatch(r"steps/[^/]+/([0-9a-f]{64})\.json", manifest.name) for manifest in manifests)
+    return [match[1] for match in found if match]
 
 
 def _manifest(stage: str, key: str) -> str:

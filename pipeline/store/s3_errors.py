@@ -32,6 +32,8 @@ ACTIONS = {
     "HeadBucket": "s3:ListBucket",
     "DeleteObject": "s3:DeleteObject",
     "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "ListParts": "s3:ListMultipartUploadParts",
 }
 """The right that an operation needs; all others write, which is s3:PutObject."""
 

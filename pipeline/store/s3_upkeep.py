@@ -1,17 +1,20 @@
 """What `brewline cache gc` and `brewline cache copy` need of a store in S3."""
 
+import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pipeline.store.files import sha256_of
 from pipeline.store.manifest import Blob, Manifest, StoreError
 from pipeline.store.names import GRACE_SECONDS, LEASE_SECONDS
 from pipeline.store.node_cache import NodeCache
 from pipeline.store.s3_client import THREADS
-from pipeline.store.s3_errors import server_clock
+from pipeline.store.s3_errors import S3Error, server_clock
 from pipeline.store.s3_objects import Listed, Objects, age
 
 
@@ -22,9 +25,10 @@ class Upkeep:
     _settle: Callable[[Manifest, bool], Manifest]
 
     def blobs(self) -> Iterator[tuple[str, int, float]]:
-        """By LIST."""
+        """The objects of a digest's name, by LIST."""
         for found in self._objects.names("blobs/"):
-            yield found.name.removeprefix("blobs/"), found.size, found.age
+            if re.fullmatch(r"blobs/[0-9a-f]{64}", found.name):
+                yield found.name.removeprefix("blobs/"), found.size, found.age
 
     def remove_blob(self, sha256: str, grace: float) -> bool:
         """S3 deletes on no condition of age. A commit that relies on a blob looks once more after its manifest."""
@@ -43,7 +47,7 @@ class Upkeep:
         for found, upload in self._uploads():
             if found.age >= grace:
                 if not dry:
-                    self._objects.call("abort_multipart_upload", found.name, UploadId=upload)
+                    self._of_upload("abort_multipart_upload", found.name, upload)
                 yield f"{found.name}?uploadId={upload}", found.size
 
     def _stale(self, grace: float, done: Collection[str]) -> Iterator[tuple[Listed, list[str]]]:
@@ -112,10 +116,30 @@ class Upkeep:
             answer = self._objects.call("list_multipart_uploads", None, Prefix=start, **marker)
             for entry in answer.get("Uploads", ()):
                 name, upload = entry["Key"].removeprefix(start), entry["UploadId"]
-                parts = self._objects.call("list_parts", name, UploadId=upload)
-                found = parts.get("Parts", ())
-                newest = max([entry["Initiated"], *(part["LastModified"] for part in found)])
-                yield Listed(name, sum(part["Size"] for part in found), age(newest, server_clock(parts))), upload
+                if (found := self._upload(name, upload, entry["Initiated"])) is not None:
+                    yield found, upload
             if not answer.get("IsTruncated"):
                 return
             marker = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+
+    def _upload(self, name: str, upload: str, newest: datetime) -> Listed | None:
+        """An upload in parts that was begun at `newest`; None where it has ended meanwhile."""
+        size = 0
+        marker: dict[str, int] = {}
+        while (answer := self._of_upload("list_parts", name, upload, **marker)) is not None:
+            parts = answer.get("Parts", ())
+            newest = max([newest, *(part["LastModified"] for part in parts)])
+            size += sum(part["Size"] for part in parts)
+            if not answer.get("IsTruncated"):
+                return Listed(name, size, age(newest, server_clock(answer)))
+            marker = {"PartNumberMarker": answer["NextPartNumberMarker"]}
+        return None
+
+    def _of_upload(self, method: str, name: str, upload: str, **options: Any) -> Any:
+        """A request about an upload in parts; None where there is none any more."""
+        try:
+            return self._objects.call(method, name, UploadId=upload, **options)
+        except S3Error as error:
+            if error.code != "NoSuchUpload":
+                raise
+            return None

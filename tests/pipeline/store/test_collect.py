@@ -16,6 +16,7 @@ from pipeline.store import Manifest, Store, StoreError, open_store
 from pipeline.store.collect import Collected, collect
 from pipeline.store.files import locked
 from pipeline.store.local import LocalStore
+from pipeline.store.s3_objects import Objects
 from stages.config import InputError
 
 
@@ -213,6 +214,45 @@ def test_what_crashes_left_in_s3_goes(s3_server: Any, s3_url: str, monkeypatch: 
     assert store.acquire(key_of(2), "other") == 0
     store.pull_scratch(key_of(2), "checkpoint")
     assert collect(store, 0).leftovers == 0
+
+
+def test_an_upload_that_goes_on_stays_and_one_that_ends_meanwhile_is_no_error(
+    s3_server: Any, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, parts, client = open_store(s3_url), urlsplit(s3_url), s3_server.client()
+    target = {"Bucket": parts.netloc, "Key": f"{parts.path.strip('/')}/blobs/{key_of(1)}"}
+    target["UploadId"] = client.create_multipart_upload(**target)["UploadId"]
+    client.upload_part(**target, PartNumber=1, Body=b"x" * 100)
+    time.sleep(3)
+    client.upload_part(**target, PartNumber=2, Body=b"y" * 100)
+    call, one_at_a_time = Objects.call, {"list_parts": {"MaxParts": 1}}
+
+    def paged(self: Objects, method: str, name: str | None, **options: Any) -> Any:
+        return call(self, method, name, **options, **one_at_a_time.get(method, {}))
+
+    monkeypatch.setattr(Objects, "call", paged)
+    assert list(store.sweep(2, set(), True)) == []
+    assert [size for _, size in store.sweep(0, set(), True)] == [200]
+
+    def ended(self: Objects, method: str, name: str | None, **options: Any) -> Any:
+        if method == "list_parts":
+            client.abort_multipart_upload(**target)
+        return call(self, method, name, **options)
+
+    monkeypatch.setattr(Objects, "call", ended)
+    assert list(store.sweep(0, set(), False)) == []
+
+
+def test_what_others_put_into_the_bucket_is_left_alone(s3_server: Any, s3_url: str) -> None:
+    store, parts, client = open_store(s3_url), urlsplit(s3_url), s3_server.client()
+    mine = commit(store, draft(key_of(1)), {"a": b"a"})
+    names = {f"{parts.path.strip('/')}/{name}" for name in ("blobs/README", "steps/brew/notes.json", "steps/brew/")}
+    for name in names:
+        client.put_object(Bucket=parts.netloc, Key=name, Body=b"")
+    assert collect(store, 0) == Collected(0, 0, 0, 0, kept=1)
+    assert (list(store.manifests()), store.keys("brew")) == ([mine], {mine.key})
+    for name in names:
+        client.head_object(Bucket=parts.netloc, Key=name)
 
 
 def test_a_scratch_folder_in_use_stays(tmp_path: Path) -> None:

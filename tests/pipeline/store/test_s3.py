@@ -323,6 +323,20 @@ def test_probe_says_what_the_server_refuses(fault: Fault, says: str, through: st
         open_store(through).probe()
 
 
+@pytest.mark.parametrize(
+    ("method", "query", "right"),
+    [("GET", "uploads", "s3:ListBucketMultipartUploads"), ("GET", "uploadId=", "s3:ListMultipartUploadParts")],
+)
+def test_a_right_that_only_cleaning_needs_is_named(
+    method: str, query: str, right: str, through: str, proxy: FaultyProxy, raw: Raw
+) -> None:
+    raw.client.create_multipart_upload(Bucket=BUCKET, Key=f"{raw.prefix}/blobs/{KEY}")
+    denied = Fault("refuse", 403, "AccessDenied")
+    proxy.choose = lambda seen, path: denied if seen == method and query in path.partition("?")[2] else None
+    with pytest.raises(StoreError, match=f"may not do {right} on"):
+        list(quick(through).sweep(0, set(), True))
+
+
 def test_probe_names_the_right_to_delete(through: str, proxy: FaultyProxy) -> None:
     proxy.choose = lambda method, path: Fault("refuse", 403, "AccessDenied") if method == "DELETE" else None
     with pytest.raises(InputError, match="may not do s3:DeleteObject"):
