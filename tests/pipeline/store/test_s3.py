@@ -266,6 +266,20 @@ def test_probe_finds_a_good_store_and_leaves_nothing(s3_url: str, raw: Raw, s3_s
     assert "Uploads" not in s3_server.client().list_multipart_uploads(Bucket=BUCKET, Prefix=raw.prefix)
 
 
+def test_probe_does_not_take_a_lost_answer_for_an_ignored_condition(through: str, proxy: FaultyProxy) -> None:
+    puts = []
+
+    def choose(method: str, path: str) -> Fault | None:
+        if method == "PUT" and "uploadId" not in path:
+            puts.append(path)
+            return Fault("lose") if len(puts) in (1, 4) else None  # each of the two writes that are to be done
+        return None
+
+    proxy.choose = choose
+    open_store(through).probe()
+    assert len(puts) == 6
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
