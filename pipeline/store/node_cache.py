@@ -2,6 +2,7 @@
 
     blobs/<sha256>          what was downloaded and checked; the least recently used go first
     downloads/<sha256>      on its way, behind a lock: each blob is downloaded once a node
+    downloads/<uuid>        the same on its way to another store
     pins/<uuid>/<sha256>    hard links, for one folder that a process reads: what is pinned cannot be taken away
     hashed/<sha256>         notes on large files that were hashed
 
@@ -14,8 +15,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -73,14 +74,28 @@ class NodeCache:
                 f"this node's cache {self.root}: cannot be written ({error.strerror}); {advice}, with {FOLDER}"
             ) from error
 
+    @contextmanager
+    def passing(self) -> Iterator[Path]:
+        """A free name on the cache's disk for a file that is not kept; what is under it goes, even if this process is
+        killed."""
+        self._sweep_sometimes()
+        path = self._downloads / uuid4().hex
+        lock = take_lock(path.with_suffix(".lock"))
+        assert lock is not None
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".lock").unlink(missing_ok=True)
+            os.close(lock)
+
     def holds(self, path: Path) -> bool:
         """Whether a file is a pinned blob, which is named by its sha256."""
         return path.parent.parent == self._pinned.resolve()
 
     def pin(self, folder: Path) -> Path:
         """A new pin for `folder`: it stays as long as that folder and this process do."""
-        if time.monotonic() - _swept.get(self.root, -SWEEP_SECONDS) >= SWEEP_SECONDS:
-            self.sweep()
+        self._sweep_sometimes()
         pin = self._pinned / uuid4().hex
         lock = take_lock(pin.with_suffix(".lock"))
         assert lock is not None
@@ -187,6 +202,10 @@ class NodeCache:
                 (self.root / "hashed" / path.name).unlink(missing_ok=True)
                 freed += facts.st_size
         return freed
+
+    def _sweep_sometimes(self) -> None:
+        if time.monotonic() - _swept.get(self.root, -SWEEP_SECONDS) >= SWEEP_SECONDS:
+            self.sweep()
 
     def sweep(self) -> None:
         """Drop what nobody reads any more: this process's pins of folders that are gone, and all that the dead left."""

@@ -1,7 +1,6 @@
 """What `brewline cache gc` and `brewline cache copy` need of a store in S3."""
 
 import re
-import tempfile
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -67,16 +66,14 @@ class Upkeep:
     @contextmanager
     def blob_file(self, blob: Blob) -> Iterator[Path]:
         """Downloaded beside this node's cache: what is copied is read once."""
-        cache = NodeCache.of_node()
-        cache.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache.root) as temporary:
-            path = Path(temporary, blob.sha256)
+        cache, place = NodeCache.of_node(), self._objects.place(f"blobs/{blob.sha256}")
+        with cache.passing() as path:
             try:
-                self._objects.download(f"blobs/{blob.sha256}", path)
+                if not self._objects.download(f"blobs/{blob.sha256}", path):
+                    raise StoreError(f"{place} is not in the store; run the step again to repair it")
             except OSError as error:
                 raise cache.explained(error, path, blob.size) from error
             if sha256_of(path) != blob.sha256:
-                place = self._objects.place(f"blobs/{blob.sha256}")
                 raise StoreError(f"{place} holds other bytes than its sha256 says; run the step again to repair it")
             yield path
 

@@ -135,6 +135,12 @@ def test_a_log_that_went_on_in_the_target_stays(pair: Pair) -> None:
     assert target.store.read_run("first", "events.jsonl") == theirs
 
 
+def test_a_blob_that_went_meanwhile_is_told(kind: Folder) -> None:
+    blob = Blob(name="a", size=5, sha256=key_of("gone"))
+    with pytest.raises(StoreError, match="is not in the store; run the step again"), kind.store.blob_file(blob):
+        pass
+
+
 def test_other_bytes_are_no_blob(kind: Folder, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"other")
     blob = Blob(name="a", size=5, sha256=key_of("right"))

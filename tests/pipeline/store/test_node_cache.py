@@ -220,6 +220,23 @@ def test_a_download_that_was_killed_leaves_nothing(tmp_path: Path) -> None:
     assert list(downloads.iterdir()) == []
 
 
+def test_what_passes_through_stays_as_long_as_its_process(tmp_path: Path) -> None:
+    cache = NodeCache(tmp_path / "node")
+    with cache.passing() as path:
+        path.write_bytes(b"on its way")
+        cache.sweep()
+        assert path.read_bytes() == b"on its way"
+    script = (
+        "import os, sys\nfrom pathlib import Path\nfrom pipeline.store.node_cache import NodeCache\n"
+        "with NodeCache(Path(sys.argv[1])).passing() as path:\n"
+        "    path.write_bytes(b'x')\n    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, cache.root], check=False)
+    assert len(list((cache.root / "downloads").iterdir())) == 2
+    cache.sweep()
+    assert list((cache.root / "downloads").iterdir()) == []
+
+
 def test_a_full_disk_gives_up_what_nobody_reads(small_disk: Path, tmp_path: Path) -> None:
     cache = NodeCache(small_disk / "node", bound=10**9)
     old, new, last = (letter * 100_000 for letter in (b"1", b"2", b"3"))
