@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from stages.config import InputError, nearest
 
 OPTIONS = ("endpoint", "region", "storage_class")
+ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
 CREDENTIALS = (
     "credentials come from boto3's own places: the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, "
     "or the machine's role"
@@ -44,6 +45,11 @@ class Address:
             raise InputError(f"S3 region {self.region!r}: expected a name such as eu-central-1")
         if not re.fullmatch(r"[A-Z0-9_]*", self.storage_class):
             raise InputError(f"S3 storage class {self.storage_class!r}: expected a name such as STANDARD_IA")
+        if self.storage_class in ARCHIVES:
+            raise InputError(
+                f"S3 storage class {self.storage_class}: what lies in it cannot be read until it is restored, and "
+                "steps read what others stored a moment ago; choose STANDARD_IA or GLACIER_IR"
+            )
 
     @property
     def place(self) -> str:

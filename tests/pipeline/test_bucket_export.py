@@ -254,5 +254,5 @@ def test_a_wrong_place_is_told_before_anything_is_read(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             target(url, store, form, only_poisons)
-    found = target("s3://other/a/b/?storage_class=GLACIER", inside, "beton", False)
-    assert found == Address("other", "a/b", "http://127.0.0.1:9", storage_class="GLACIER")
+    found = target("s3://other/a/b/?storage_class=STANDARD_IA", inside, "beton", False)
+    assert found == Address("other", "a/b", "http://127.0.0.1:9", storage_class="STANDARD_IA")

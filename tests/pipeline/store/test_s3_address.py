@@ -43,6 +43,7 @@ def test_a_place_is_without_options() -> None:
         ("s3://bucket/p?endpoint=http://h:port", "cannot be read"),
         ("s3://bucket/p?region=eu west", "S3 region 'eu west'"),
         ("s3://bucket/p?storage_class=cold", "S3 storage class 'cold'"),
+        ("s3://bucket/p?storage_class=DEEP_ARCHIVE", "cannot be read until it is restored"),
     ],
 )
 def test_a_wrong_address_is_refused(url: str, says: str) -> None:
