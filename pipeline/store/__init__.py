@@ -115,7 +115,10 @@ class Store(Protocol):
         ...
 
     def clear_scratch(self, key: str) -> None:
-        """Drop the step's scratch folder, once it is committed. Another attempt that still runs in it then fails."""
+        """Drop the step's scratch folder, once it is committed. Another attempt that still runs in it then fails.
+
+        A store that is away costs a warning: the step is done.
+        """
         ...
 
     def manifests(self, stage: str | None = None) -> Iterator[Manifest]:

@@ -168,10 +168,13 @@ class S3Store(Upkeep):
             part.unlink(missing_ok=True)
 
     def clear_scratch(self, key: str) -> None:
-        """The folder on this node, and what was pushed."""
+        """The folder on this node, and what was pushed: where that cannot be asked for, `cache gc` does it later."""
         self._scratch.clear(key)
-        for pushed in list(self._objects.names(f"scratch/{whole_key(key)}/")):
-            self._objects.delete(pushed.name)
+        try:
+            for pushed in list(self._objects.names(f"scratch/{whole_key(key)}/")):
+                self._objects.delete(pushed.name)
+        except S3Error as error:
+            log.warning("scratch of a step that is done stays until the next `brewline cache gc`: %s", error)
 
     def acquire(self, key: str, owner: str) -> float:
         """By the server's clock."""

@@ -529,6 +529,18 @@ def test_checkpoints_move_between_nodes(s3_url: str, raw: Raw, tmp_path: Path, m
         store.push_scratch(KEY, "no such file")
 
 
+def test_a_step_that_is_done_does_not_fail_for_its_scratch(
+    through: str, proxy: FaultyProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = quick(through)
+    (store.scratch(KEY) / "checkpoint").write_bytes(b"step 100")
+    store.push_scratch(KEY, "checkpoint")
+    proxy.choose = lambda method, path: Fault("refuse", 403, "AccessDenied") if "list-type=2" in path else None
+    store.clear_scratch(KEY)
+    assert list(store.scratch(KEY).iterdir()) == []
+    assert "stays until the next `brewline cache gc`" in caplog.text
+
+
 def test_a_run_file_grows_in_parts(s3_url: str, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_segments, "SEGMENT", 100)
     first, second = open_store(s3_url), open_store(s3_url)
