@@ -18,6 +18,8 @@ from pipeline.store.s3_address import Address
 from pipeline.store.s3_client import THREADS, Connection, Patience, broke_off, connect
 from pipeline.store.s3_errors import ABSENT, CHANGED, S3Error, explained, redaction, server_clock
 
+UNEXPLAINED = ("301", "400", "403")
+"""Refusals that may have many reasons."""
 REPLACED = 5
 """Times that an object may be replaced while it is downloaded."""
 READ = 1 << 20
@@ -68,8 +70,8 @@ class Objects:
         except S3Error as error:
             if error.code in ABSENT:
                 return None
-            # The answer to a HEAD has no body to say why; that to a LIST has.
-            self.call("list_objects_v2", None, Prefix=self._key(name), MaxKeys=1)
+            if error.code in UNEXPLAINED:  # as the answer to a HEAD has no body; that to a LIST has
+                self.call("list_objects_v2", None, Prefix=self._key(name), MaxKeys=1)
             raise
 
     def get(self, name: str) -> tuple[bytes, Object] | None:

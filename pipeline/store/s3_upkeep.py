@@ -85,17 +85,23 @@ class Upkeep:
 
     def settle(self, manifest: Manifest) -> Manifest:
         """Look at the blobs, and refresh the old ones so that `cache gc` leaves them alone; then write."""
-        with ThreadPoolExecutor(THREADS) as pool:
-            lacking = [blob for blob in pool.map(self._lacking, manifest.blobs) if blob is not None]
-        if lacking:
-            place = self._objects.place(f"blobs/{lacking[0].sha256}")
-            raise StoreError(f"{place} is missing or of another size; store it first")
-        return self._settle(manifest, False)
+        if gone := self._absent(manifest):
+            raise StoreError(f"{gone} is missing or of another size; store it first")
+        settled = self._settle(manifest, False)
+        if gone := self._absent(settled):
+            raise StoreError(f"{gone} was collected as its manifest was written; copy it again")
+        return settled
 
     def run_files(self, run: str) -> list[str]:
         """The names of a run's files, whether one object or appended parts."""
         start = f"runs/{run}/"
         return sorted({found.name.removeprefix(start).partition("/")[0] for found in self._objects.names(start)})
+
+    def _absent(self, manifest: Manifest) -> str:
+        """Where a blob should be that is missing; empty where all are there."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            lacking = [blob for blob in pool.map(self._lacking, manifest.blobs) if blob is not None]
+        return self._objects.place(f"blobs/{lacking[0].sha256}") if lacking else ""
 
     def _lacking(self, blob: Blob) -> Blob | None:
         found = self._objects.head(f"blobs/{blob.sha256}")

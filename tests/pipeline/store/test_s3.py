@@ -22,6 +22,7 @@ import pytest
 from faulty_proxy import Fault, FaultyProxy, at_rate, faulty_proxy
 from pipeline.store import (
     LEASE_SECONDS,
+    Blob,
     DamagedBlob,
     Manifest,
     StoreError,
@@ -181,6 +182,9 @@ def test_a_server_that_stays_away_is_an_error_after_the_deadline(
         store.write_run("run", "name", b"data")
     assert 0.5 < time.monotonic() - started < 10
     assert proxy.seen["PUT"] > 5
+    with pytest.raises(StoreError, match=r"HeadObject was refused, after \d+ tries"):
+        store.missing(draft().model_copy(update={"blobs": (Blob(name="a", size=1, sha256=KEY),)}))
+    assert proxy.seen["GET"] == 0  # it was tried for long enough
     proxy.choose = lambda method, path: Fault("drop")
     with pytest.raises(StoreError, match=r"S3 did not answer .* nothing that was committed is lost"):
         store.commit(written(tmp_path / "out", OUTPUTS), draft())
@@ -457,6 +461,22 @@ def test_a_blob_that_is_collected_before_the_manifest_names_it_comes_back(
     proxy.choose = collect
     committed = quick(through).commit(written(tmp_path / "out", OUTPUTS), draft())
     assert open_store(through).verify(committed) == []
+
+
+def test_a_copy_does_not_end_well_without_its_blobs(through: str, proxy: FaultyProxy, raw: Raw, tmp_path: Path) -> None:
+    store = quick(through)
+    source = store.commit(written(tmp_path / "out", OUTPUTS), draft("cd" * 32))
+
+    def collect(method: str, path: str) -> None:
+        if method == "PUT" and "/steps/" in path:
+            raw.delete(f"blobs/{source.blobs[0].sha256}")
+
+    proxy.choose = collect
+    with pytest.raises(StoreError, match=f"blobs/{source.blobs[0].sha256} was collected .* copy it again"):
+        store.settle(draft().model_copy(update={"blobs": source.blobs}))
+    proxy.choose = lambda method, path: None
+    store.upload(source.blobs[0], tmp_path / "out" / source.blobs[0].name)
+    assert store.missing(store.settle(draft().model_copy(update={"blobs": source.blobs}))) == []
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["same bytes", "other bytes"])
