@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -264,14 +265,17 @@ class LocalStore(Upkeep):
             raise self._explained(error, path, len(data)) from error
 
     def age_run(self, run: str, name: str) -> float | None:
-        """By the file system's clock: that of a file made now."""
+        """By the file system's clock: that of a file made now. Who may only read has this machine's clock."""
         path = self._runs / run_file(run, name)
-        with temporary_file(path.parent) as temporary:
+        try:
+            written = path.stat().st_mtime
+        except FileNotFoundError:
+            return None
+        now = time.time()
+        with suppress(OSError), temporary_file(path.parent) as temporary:
             temporary.touch()
-            try:
-                return max(0.0, temporary.stat().st_mtime - path.stat().st_mtime)
-            except FileNotFoundError:
-                return None
+            now = temporary.stat().st_mtime
+        return max(0.0, now - written)
 
     def place(self, name: str) -> str:
         """A path."""

@@ -277,6 +277,19 @@ def test_refuses_what_it_cannot_open(url: str | Path) -> None:
         open_store(url)
 
 
+def test_who_may_only_read_learns_how_a_run_goes(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.append_run("first", "events.jsonl", "{}\n")
+    if subprocess.run(["mount", "--bind", tmp_path, tmp_path], check=False, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("no permission to mount a folder read-only")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", tmp_path], check=True)
+        assert 0 <= (store.age_run("first", "events.jsonl") or 0) < 10
+        assert store.age_run("second", "events.jsonl") is None
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
 def test_a_relative_folder_is_the_same_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert open_store("here").url == str(tmp_path / "here")
