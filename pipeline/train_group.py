@@ -38,7 +38,7 @@ class _Fault:
     certain: bool
     bad_input: bool = False
     store: bool = False
-    gone: tuple[Ref, str] | None = None
+    gone: tuple[Ref, str, bool] | None = None
 
     def error(self) -> Exception:
         """What `execute` would have raised, as far as callers tell errors apart."""
@@ -156,7 +156,7 @@ def _train(step: Step, url: str, runtime: Runtime, make_report: Callable[[], Rep
         place = Place(worker, barrier, group_draining)
         return execute(step, open_store(url), runtime, make_report(), again, place)
     except InputGone as gone:
-        raise _Stopped(_Fault(gone.why, certain=True, gone=(gone.ref, gone.why))) from None
+        raise _Stopped(_Fault(gone.why, certain=True, gone=(gone.ref, gone.why, gone.absent))) from None
     except Exception as error:  # noqa: BLE001
         # What gloo and autograd raise when a peer is gone is a bare RuntimeError.
         certain = type(error) is not RuntimeError and not isinstance(error, (RayError, DistError))

@@ -170,3 +170,4 @@ def test_an_input_that_is_gone_is_named(
     with pytest.raises(InputGone) as gone:
         ray.get(group(step, store, tmp_path / "reports"))
     assert gone.value.ref == dataset
+    assert gone.value.absent, "not damaged: the machine may not see it yet"
