@@ -99,8 +99,9 @@ def _fit(
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-    from pipeline.train_release import Release
+    from pipeline.train_release import Release, release_ownerless
 
+    release_ownerless()  # an attempt before this one may have been lost with its leader
     # The types that Ray gives them are those of Ray Train v1.
     trainer_of: Any = TorchTrainer
     scaling_of: Any = ScalingConfig

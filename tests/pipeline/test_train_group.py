@@ -122,15 +122,42 @@ def die() -> Report:
 def test_a_group_that_never_gets_on_fails(
     plan_tiny: Any, store: Store, machines: Sequence[Mapping[str, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ray
-
     step = retraining(plan_tiny, store)
     monkeypatch.setattr("pipeline.train_group.LOSSES", 2)
     with ThreadPoolExecutor(1) as thread, pytest.raises(GroupFailed, match="lost a worker 2 times without getting on"):
         thread.submit(run_group, step, store.url, TWO, WANTED, die).result()
     assert store.read(*step.ref) is None
-    reserved = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
-    assert reserved == [], "what it had reserved is free"
+    assert reserved() == [], "what it had reserved is free"
+
+
+def reserved() -> list[str]:
+    """The states of the placement groups that there are."""
+    import ray
+
+    return [group["state"] for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
+
+
+@pytest.mark.parametrize(("cpus", "state"), [(0.5, "CREATED"), (1000, "PENDING")])
+def test_what_a_lost_leader_had_reserved_is_free_for_the_next(
+    cpus: float,
+    state: str,
+    tmp_path: Path,
+    plan_tiny: Any,
+    store: Store,
+    machines: Sequence[Mapping[str, float]],
+    processes: Any,
+) -> None:
+    import ray
+
+    step, wanted = retraining(plan_tiny, store), {"CPU": cpus}
+    lead = ray.remote(num_cpus=0, max_retries=0)(run_group)
+    lost = lead.remote(step, store.url, TWO, wanted, partial(reporter, tmp_path / "lost"))
+    processes.until(lambda: state in reserved(), 60, "nothing was reserved")
+    ray.cancel(lost, force=True)
+    with pytest.raises(ray.exceptions.RayError):
+        ray.get(lost)
+    ray.get(group(step, store, tmp_path / "reports"))
+    assert reserved() == []
 
 
 @pytest.mark.parametrize(
