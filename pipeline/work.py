@@ -81,17 +81,16 @@ def work(
 ) -> Manifest | Gone | Held | Failure:
     """One step, from the store at `url` and into it. owner: of its lease.  again: though it seems to be done."""
     store = open_store(url)
-    report = _reporter(step.key, board)
     try:
         with leased(store, step.key, owner) as wait:
             if not again and (done := committed(store, step)) is not None:
                 return done
             if wait:
                 return Held(wait)
-            report(0, 1, {})
             if workers_of(runtime, step.stage) > 1:
                 wanted = wants(runtime, step.stage, has_gpus(machines()))
                 return run_group(step, url, runtime, wanted, partial(_reporter, step.key, board), again)
+            report = _reporter(step.key, board)
             return execute(step, store, runtime, report, again, Place(hurry=node_draining()), looked=True)
     except InputGone as gone:
         return Gone(gone.ref, gone.why, gone.absent, socket.gethostname())
@@ -113,6 +112,8 @@ def _brought_log(step: Step, store: Store) -> str:
 
 
 def _reporter(key: str, board: Any) -> Report:
+    """What reports to the board; it begins at once. Workers of a group call it when they are there: a step whose
+    workers wait for machines does not run."""
     import ray
 
     host, node = socket.gethostname(), ray.get_runtime_context().get_node_id()
@@ -125,4 +126,5 @@ def _reporter(key: str, board: Any) -> Report:
             last = now
             board.write.remote(key, Progress(done, total, figures, host, node, now - began))
 
+    report(0, 1, {})
     return report
