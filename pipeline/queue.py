@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import count
 
 from pipeline.step import Step
+from stages.stage import STAGES
 
 
 class Queue:
@@ -63,4 +64,4 @@ class Queue:
         """The steps that may start now, to be taken from the left; those of later stages first, as they free most."""
         while self._later and self._later[0][0] < time.monotonic():
             self.add(heapq.heappop(self._later)[2])
-        yield from reversed(self._ready.items())
+        yield from ((stage, self._ready[stage]) for stage in reversed(STAGES) if self._ready[stage])
