@@ -1,6 +1,7 @@
 """Before a run starts on several machines: each of them must reach the same store, with the rights that it needs."""
 
 import socket
+from typing import Any
 from uuid import uuid4
 
 from pipeline.store import Store, StoreError, open_store
@@ -35,12 +36,7 @@ def check_machines(store: Store, run: str) -> None:
     answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS)
     problems = []
     for reference in answered:
-        try:
-            problems.append(ray.get(reference))
-        except ray.exceptions.RayTaskError as error:  # it lacks a package, say
-            problems.append(f"  {asked[reference]}: {type(error.cause).__name__}: {error.cause}")
-        except ray.exceptions.RayError:  # a machine that went just now
-            continue
+        problems.append(_answer(reference, asked[reference]))
     for reference in late:
         ray.cancel(reference, force=True)
     if found := sorted(set(filter(None, problems))):
@@ -50,6 +46,19 @@ def check_machines(store: Store, run: str) -> None:
 def announce(store: Store, run: str, token: str) -> None:
     """Write what `problem` looks for."""
     store.append_run(run, TOKENS, f'"{token}"\n')
+
+
+def _answer(reference: Any, host: str) -> str | None:
+    """What a machine that answered says is wrong; a machine that went just now says nothing."""
+    import ray
+
+    try:
+        found: str | None = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        return f"  {host}: it cannot try ({str(error).strip().splitlines()[-1]}); is this brewline installed there?"
+    except ray.exceptions.RayError:
+        return None
+    return found
 
 
 def problem(url: str, run: str, token: str) -> str | None:

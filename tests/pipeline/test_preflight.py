@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import preflight
+from pipeline.preflight import _answer
+from pipeline.resources import Machine
 from pipeline.store import open_store
 from ray_cluster import RayCluster
 from s3_server import S3Server
@@ -49,6 +51,7 @@ def test_machines_without_rights_are_told(
         assert secret not in refused.stdout + refused.stderr
 
 
+@pytest.mark.slow
 def test_machines_that_lack_a_package_are_told(
     tiny_file: Path, tmp_path: Path, s3_server: S3Server, s3_environment: dict[str, str]
 ) -> None:
@@ -57,7 +60,7 @@ def test_machines_that_lack_a_package_are_told(
     with RayCluster(tmp_path / "nodes", 1, **{**s3_environment, "PYTHONPATH": paths}) as cluster:
         refused = run(tiny_file, s3_server.url(), cluster, PYTHONPATH=os.environ.get("PYTHONPATH", ""))
     assert refused.returncode == 2, refused.stdout + refused.stderr
-    assert f"{socket.gethostname()}: ModuleNotFoundError: there is no boto3 here" in refused.stderr
+    assert f"{socket.gethostname()}: it cannot try (ModuleNotFoundError: there is no boto3 here)" in refused.stderr
 
 
 def test_two_drivers_that_start_one_run_at_once_do_not_refuse_each_other(tmp_path: Path) -> None:
@@ -76,3 +79,17 @@ def test_two_drivers_that_start_one_run_at_once_do_not_refuse_each_other(tmp_pat
         driver.join()
     assert seen == [None, None]
     assert "does not see what was just written" in (preflight.problem(store.url, "run", "three") or "")
+
+
+def test_a_machine_that_cannot_even_try_is_told(machines: list[Machine]) -> None:
+    import ray
+
+    def look() -> str:
+        raise ModuleNotFoundError("No module named 'pipeline'")
+
+    told = _answer(ray.remote(max_retries=0)(look).remote(), "there")
+    assert told is not None
+    assert (
+        "there: it cannot try (ModuleNotFoundError: No module named 'pipeline'); is this brewline installed there?"
+        in told
+    )
