@@ -78,6 +78,8 @@ class Runtime(Config):
     def _consistent(self) -> Self:
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers is {self.min_workers}, but there are {self.workers} workers; lower it")
+        if self.gpus is not None and self.gpus > 1 and self.gpus % 1:
+            raise ValueError(f"gpus is {self.gpus:g}; Ray gives parts of one GPU, or whole ones")
         if self.workers > 1 and self.gpus is not None and self.gpus % 1:
             raise ValueError(
                 f"gpus is {self.gpus:g} for each of {self.workers} workers, which cannot share a GPU; give each a "

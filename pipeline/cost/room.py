@@ -83,10 +83,6 @@ def check_possible(demands: Mapping[str, Demand], prices: Prices) -> None:
     """Raise InputError where the steps of a stage can never be placed: they would wait for ever."""
     for stage, demand in demands.items():
         asked = {**dict(demand.resources), **({"GPU": demand.gpus} if demand.gpus else {})}
-        if demand.gpus > 1 and demand.gpus % 1:
-            raise InputError(
-                f"runtime.gpus of stage {stage} is {demand.gpus:g}; Ray gives parts of one GPU, or whole ones"
-            )
         for name, amount in asked.items():
             most = max(node.resources.get(name, 0) for node in prices.nodes.values())
             if amount > most:

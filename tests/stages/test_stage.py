@@ -127,6 +127,7 @@ def test_runtime_refuses_what_no_machine_has():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"gpus": 1.5}, "gpus is 1.5; Ray gives parts of one GPU, or whole ones"),
         ({"workers": 2, "min_workers": 3}, "min_workers is 3, but there are 2 workers; lower it"),
         (
             {"workers": 2, "gpus": 0.5},

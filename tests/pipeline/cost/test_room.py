@@ -44,7 +44,6 @@ def test_a_demand_is_what_the_runner_asks_ray_for() -> None:
         ({"gpus": 1}, [{"CPU": 8}], ["stage brew takes 1 GPU", "has 0"]),
         ({"memory_gb": 4}, [{"CPU": 8}], ["stage brew takes 4 memory_gb", "has 0"]),
         ({"resources": {"big": 1}}, [{"CPU": 8}], ["stage brew takes 1 big", "has 0"]),
-        ({"gpus": 1.5}, [{"CPU": 8, "GPU": 4}], ["runtime.gpus of stage brew is 1.5"]),
         # Each resource is somewhere, but not all of them on one node.
         ({"cpus": 8, "gpus": 1}, [{"CPU": 8}, {"CPU": 2, "GPU": 1}], ["stage brew takes 1 × ", "room for 0"]),
         ({"device": "cuda"}, [{"CPU": 8}], ["runtime.device of stage brew is cuda", "no node"]),
