@@ -129,7 +129,7 @@ class Assumptions(Config):
     """What a step takes besides computing, also one that was measured: its worker starts, inputs come, outputs go.
     Raise it where a node has to bring a large base from far away."""
     checkpoint_seconds: NotNegative = 30
-    """A training checkpoints at the first end of an epoch, and a brew after the first step, after so long."""
+    """A training checkpoints after the first batch, and a brew after the first step, after so long."""
 
     @field_validator("utilisation")
     @classmethod

@@ -174,10 +174,11 @@ class Works:
         data = self._data_of(step)
         watched = self._predicting(data, [params.network] * records)
         _, training = operations(params.network, data.shape, data.classes)
+        batches = epochs * ceil(data.train / params.training.batch_size)
         return Work(
             operations=epochs * data.train * training + watched.operations,
-            passes=epochs * ceil(data.train / params.training.batch_size) + watched.passes,
-            parts=epochs,
+            passes=batches + watched.passes,
+            parts=batches,
             precision=params.training.precision,
         )
 

@@ -39,7 +39,7 @@ def test_work_is_in_proportion_to_what_the_experiment_asks_for(plan_tiny: Planne
     forward, training = operations(Network(name="convnet", depth=3, width=4), DIGITS.shape, DIGITS.classes)
     retrain = base["retrain clean victim 0"]
     assert retrain.operations == 2 * 300 * training + 2 * 100 * forward
-    assert retrain.passes == 2 * 3 + 2 / 3 and retrain.parts == 2
+    assert retrain.passes == 2 * 3 + 2 / 3 and retrain.parts == 2 * 3
     assert base["evaluate case 0 clean victim 0"].operations == 100 * forward
     brew = base["brew case 0 restart 0"]
     assert brew.operations == pytest.approx((3 * 2.4 + 2 * 4) * 15 * training), "3 steps and B before and after"
@@ -49,7 +49,7 @@ def test_work_is_in_proportion_to_what_the_experiment_asks_for(plan_tiny: Planne
     assert exact.operations / brew.operations == pytest.approx((3 * 3.2 + 8) / (3 * 2.4 + 8))
     ensemble = works_of(plan_tiny({"surrogates.count": 3, "surrogates.epochs": [1, 2, 2]}))
     assert ensemble["brew case 0 restart 0"].operations == pytest.approx(3 * brew.operations)
-    assert ensemble["pretrain surrogate 0"].parts == 1
+    assert ensemble["pretrain surrogate 0"].parts == 3
     outlier = works_of(plan_tiny({"cases": {"kind": "outlier", "count": 1}, "surrogates.count": 2}))["case 0"]
     assert outlier.operations == 2 * 100 * forward
     bf16 = works_of(plan_tiny({"training.precision": "bf16"}))
