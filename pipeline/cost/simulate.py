@@ -1,7 +1,8 @@
-"""The schedule of a plan on a cluster, before it exists: steps in the runner's order, on nodes that start and stop.
+"""The schedule of a plan on a cluster, before it exists: steps in the order in which they become ready, on nodes that
+start and stop. (The runner lets those of later stages pass.)
 
-The runner hands Ray every step as soon as its inputs are committed; Ray starts them in that order where there is room,
-and a step that finds none lets smaller ones pass. An autoscaler starts nodes for those that wait, and stops idle ones.
+A step is ready as soon as its inputs are committed; it starts where there is room, and one that finds none lets smaller
+ones pass. An autoscaler starts nodes for those that wait, and stops idle ones.
 Nothing is drawn: the same plan, rates and prices give the same schedule.
 """
 
