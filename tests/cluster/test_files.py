@@ -98,6 +98,15 @@ def test_rays_reader_sees_the_groups(name: str) -> None:
     assert config["idle_timeout_minutes"] > START_MINUTES
 
 
+def test_anybody_may_write_into_the_store_that_google_mounts() -> None:
+    commands = "\n".join(yaml.safe_load((FILES / "gcp.yaml").read_text())["initialization_commands"])
+    store = re.search(r"--store (\S+) --shared", (FILES / "gcp.yaml").read_text())
+    assert store is not None
+    mounted, *_ = store[1].rpartition("/")
+    # The share belongs to root, and nobody in a container is.
+    assert re.search(rf"mount -t nfs .* {mounted}; }} && sudo install -d -m 1777 {store[1]}\n", commands)
+
+
 @pytest.mark.parametrize("name", KUBERAY)
 def test_its_pods_are_kubernetes(name: str) -> None:
     spec = ray_cluster(name)["spec"]
