@@ -141,7 +141,7 @@ def _submitted(client: "JobSubmissionClient", name: str, experiment: str, entryp
     running = [job for job, status in jobs.items() if status not in ENDED]
     if running:
         return running[0], True
-    job = f"{name}-{len(jobs) + 1}"
+    job = f"{name}-{1 + max((int(job.rpartition('-')[2]) for job in jobs), default=0)}"
     with tempfile.TemporaryDirectory() as folder:
         runtime_env = {}
         if experiment not in named_experiments():

@@ -71,6 +71,11 @@ def test_a_run_is_handed_over_joined_and_resumed(
     ours = {name: facts for name, facts in jobs(head).items() if name.startswith("tiny-job-")}
     assert len(ours) == 2, "the second submission joined, the third was a job of its own"
 
+    delete = [PROGRAMS / "ray", "job", "delete", "--address", head.jobs, job]
+    subprocess.run(delete, capture_output=True, check=True, env=environment())
+    later = brewline(*words, "--no-follow")
+    assert json.loads(later.stdout)["job"] not in ours, "a job that has ended is not joined, whatever was deleted"
+
 
 @pytest.mark.slow
 def test_it_ends_with_the_jobs_exit_code(head: Head, brewline: Brewline, tiny_file: Path, tmp_path: Path) -> None:
