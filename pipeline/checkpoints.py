@@ -2,6 +2,7 @@
 goes on from there."""
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SO_FAR = "seconds_so_far"
+"""The fact of a checkpoint that says how long the step had computed."""
+
 
 class StoredCheckpoint(Checkpoint):
     """The checkpoint of the step `key`, in the step's scratch folder and in the store."""
@@ -20,11 +24,20 @@ class StoredCheckpoint(Checkpoint):
     def __init__(self, store: Store, key: str) -> None:
         super().__init__(store.scratch(key))
         self._store, self._key = store, key
+        self._before, self._began = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long the step has computed, with what went into the checkpoint that it goes on from."""
+        return self._before + time.monotonic() - self._began
 
     def load(self) -> "tuple[dict[str, torch.Tensor], dict[str, Any]] | None":
         """The last that any machine brought. Raises StoreError where the store cannot be asked."""
         self._store.pull_scratch(self._key, self.file.name)
-        return super().load()
+        saved = super().load()
+        if saved is not None:
+            self._before = saved[1].pop(SO_FAR, 0.0)
+        return saved
 
     def facts(self) -> dict[str, Any] | None:
         """The facts of the last that any machine brought. Raises StoreError as `load` does."""
@@ -33,7 +46,7 @@ class StoredCheckpoint(Checkpoint):
 
     def save(self, tensors: "Mapping[str, torch.Tensor]", facts: Mapping[str, Any]) -> None:
         """A store that is away costs a warning: the step goes on, and the next checkpoint is brought there."""
-        super().save(tensors, facts)
+        super().save(tensors, {**facts, SO_FAR: self.seconds})
         try:
             self._store.push_scratch(self._key, self.file.name)
         except StoreError as error:

@@ -6,7 +6,6 @@ import platform
 import shutil
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -123,12 +122,12 @@ def _attempt(
     try:
         inputs = {role: _fetch(store, ref, attempt / "inputs" / role) for role, ref in step.inputs.items()}
         place.meet()  # a worker may fetch for longer than the others would wait for it in the stage
-        started, clock = datetime.now(UTC), time.monotonic()
+        started = datetime.now(UTC)
         checkpoint = StoredCheckpoint(store, step.key)
         metrics = run_stage(step.stage, step.params, inputs, attempt / "out", runtime, checkpoint, report, place)
         provenance = {
             "started": started.isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - clock, 3),
+            "seconds": round(checkpoint.seconds, 3),
             "host": socket.gethostname(),
             "hardware": hardware(),
             "versions": versions(),

@@ -32,12 +32,17 @@ class Far(LocalStore):
             shutil.copy(self.there / f"{key}.{name}", self.scratch(key) / name)
 
 
+def epoch(checkpoint: StoredCheckpoint) -> int | None:
+    facts = checkpoint.facts()
+    return None if facts is None else facts["epoch"]
+
+
 def test_another_machine_goes_on_from_it(tmp_path: Path) -> None:
     here, other = (Far(tmp_path / name, tmp_path / "there") for name in ("here", "other"))
     assert StoredCheckpoint(other, KEY).load() is None and StoredCheckpoint(other, KEY).facts() is None
     for number in (1, 2):
         StoredCheckpoint(here, KEY).save({"a": torch.full((3,), number)}, {"epoch": number})
-        assert StoredCheckpoint(other, KEY).facts() == {"epoch": number}
+        assert epoch(StoredCheckpoint(other, KEY)) == number
         saved = StoredCheckpoint(other, KEY).load()
         assert saved is not None and torch.equal(saved[0]["a"], torch.full((3,), number))
 
@@ -51,7 +56,7 @@ def test_a_store_that_is_away_costs_a_warning_and_gets_the_next(
     with caplog.at_level(logging.WARNING):
         checkpoint.save({"a": torch.zeros(3)}, {"epoch": 1})
     assert "stays on this machine for now: no route to the store" in caplog.text
-    assert StoredCheckpoint(other, KEY).load() is None and checkpoint.facts() == {"epoch": 1}
+    assert StoredCheckpoint(other, KEY).load() is None and epoch(checkpoint) == 1
     here.away = False
     checkpoint.save({"a": torch.zeros(3)}, {"epoch": 2})
-    assert StoredCheckpoint(other, KEY).facts() == {"epoch": 2}
+    assert epoch(StoredCheckpoint(other, KEY)) == 2

@@ -1,6 +1,7 @@
 """One step without Ray: committed once, logged when it fails, and honest about inputs that are not there."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,8 @@ def test_a_step_goes_on_from_its_checkpoint(store: Store, steps: dict[str, Step]
     execute(steps["prepare digits"], store, RUNTIME)
 
     def interrupt(done: int, total: int, figures: dict[str, float]) -> None:
+        if done == 1:
+            time.sleep(1)
         if done == 3:
             raise KeyboardInterrupt
 
@@ -136,8 +139,9 @@ def test_a_step_goes_on_from_its_checkpoint(store: Store, steps: dict[str, Step]
         execute(step, store, often, interrupt)
     assert Checkpoint(store.scratch(step.key)).load() is not None
     seen: list[int] = []
-    execute(step, store, RUNTIME, lambda done, total, figures: seen.append(done))
+    manifest = execute(step, store, RUNTIME, lambda done, total, figures: seen.append(done))
     assert seen == [4]
+    assert manifest.provenance["seconds"] > 1, "what the first attempt took counts: costs are told by it"
 
 
 def test_a_manifest_that_is_of_another_step_is_no_hit(store: Store, steps: dict[str, Step]) -> None:
