@@ -15,6 +15,7 @@ Stage modules import torch inside `run`, so that planning an experiment stays qu
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -32,6 +33,9 @@ from stages.config import Config, InputError
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
+Found = TypeVar("Found")
 
 Metrics = dict[str, Any]
 """What a stage returns: a small JSON-ready dict, kept in the step's manifest."""
@@ -94,7 +98,8 @@ class Runtime(Config):
 class Checkpoint:
     """A place where a long step keeps what it needs to resume: named tensors and a little JSON, in one file.
 
-    Writing is atomic: a reader sees the last whole checkpoint or none. safetensors, so nothing is unpickled.
+    Writing is atomic: a reader sees the last whole checkpoint or none. One that a crash of the machine left cut short
+    counts as none. safetensors, so nothing is unpickled.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -102,21 +107,11 @@ class Checkpoint:
 
     def load(self) -> "tuple[dict[str, torch.Tensor], dict[str, Any]] | None":
         """The last checkpoint as (tensors, facts), or None where there is none."""
-        from safetensors import safe_open
-
-        if not self.file.exists():
-            return None
-        with safe_open(self.file, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, _facts(file)  # noqa: SIM118
+        return self._read(lambda file: ({name: file.get_tensor(name) for name in file.keys()}, _facts(file)))  # noqa: SIM118
 
     def facts(self) -> dict[str, Any] | None:
         """The facts alone of the last checkpoint, or None."""
-        from safetensors import safe_open
-
-        if not self.file.exists():
-            return None
-        with safe_open(self.file, framework="pt") as file:
-            return _facts(file)
+        return self._read(_facts)
 
     def save(self, tensors: "Mapping[str, torch.Tensor]", facts: Mapping[str, Any]) -> None:
         """Replace the checkpoint by these tensors and JSON-ready facts."""
@@ -127,6 +122,18 @@ class Checkpoint:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary, metadata={"facts": json.dumps(dict(facts))})
         temporary.replace(self.file)
+
+    def _read(self, what: Callable[[Any], Found]) -> Found | None:
+        from safetensors import SafetensorError, safe_open
+
+        if not self.file.exists():
+            return None
+        try:
+            with safe_open(self.file, framework="pt") as file:
+                return what(file)
+        except SafetensorError as error:
+            log.warning("%s cannot be read (%s): the step begins anew", self.file, error)
+            return None
 
 
 def _facts(file: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a running stage is given: random numbers that depend on seed and role alone, and whole checkpoints."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -220,3 +221,12 @@ def test_a_writer_killed_in_mid_write_leaves_the_former(tmp_path):
     checkpoint.save({"a": torch.ones(3)}, {"epoch": 3})
     saved = checkpoint.load()
     assert saved is not None and saved[1] == {"epoch": 3}
+
+
+@pytest.mark.parametrize("left", [0, 5, 100])
+def test_a_checkpoint_that_is_cut_short_counts_as_none(left, tmp_path, caplog):
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.save({"a": torch.zeros(1000)}, {"epoch": 1})
+    os.truncate(checkpoint.file, left)
+    assert checkpoint.load() is None and checkpoint.facts() is None
+    assert "the step begins anew" in caplog.text
