@@ -158,11 +158,11 @@ class Reporter:
                 self._console.print(f"{text}  {row.figures}", highlight=False, markup=False, soft_wrap=True)
 
     def _left(self, stage: str) -> float | None:
-        """Seconds until the stage is done, if it had the whole cluster."""
+        """Seconds until the stage is done, if it had the whole cluster, which may have grown."""
         row = self._rows[stage]
         each = row.seconds_a_step()
         todo = row.total - len(row.done) - row.failed - row.fraction_running
-        return None if each is None else todo * each / min(self._slots[stage], max(todo, 1))
+        return None if each is None else todo * each / min(max(self._slots[stage], len(row.running)), max(todo, 1))
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))

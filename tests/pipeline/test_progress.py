@@ -83,3 +83,15 @@ def test_an_interruption_is_written_down(plan: Plan, tmp_path: Path) -> None:
         raise KeyboardInterrupt
     last = (tmp_path / "runs" / plan.run / EVENTS).read_text().splitlines()[-1]
     assert json.loads(last)["event"] == "interrupted"
+
+
+def test_time_left_counts_the_machines_that_came(plan_tiny: Planner, tmp_path: Path) -> None:
+    plan = plan_tiny({"surrogates.count": 20})
+    surrogates = [step for step in plan.steps.values() if step.stage == "pretrain"]
+    report, shown = reporter(plan, tmp_path, set(), terminal=True)
+    with report:
+        report.progressed({step.key: Progress(0, 2, {}, "here") for step in surrogates[:10]})
+        report.ended(surrogates[0], manifest_of(surrogates[0]))
+        report.progressed({surrogates[10].key: Progress(0, 2, {}, "here")})
+    last = shown.getvalue().rpartition("pretrain")[2].splitlines()[0]
+    assert "4 s left" in last, "19 steps of 2 s, ten at a time, though there was room for two when the run began"
