@@ -88,7 +88,7 @@ def _monitors(gcs_address: str) -> list[str]:
 
 
 def infeasible() -> list[dict[str, float]]:
-    """What steps asked for that no kind of machine of the autoscaler has, as it says itself (Ray's second one does)."""
+    """What was asked for that no kind of machine of the autoscaler seems to have (Ray's second one tells)."""
     import ray
     from ray import _raylet
     from ray.core.generated import autoscaler_pb2
@@ -97,7 +97,18 @@ def infeasible() -> list[dict[str, float]]:
     messages: Any = autoscaler_pb2
     reply = messages.GetClusterStatusReply()
     reply.ParseFromString(library.GcsClient(ray.get_runtime_context().gcs_address).get_cluster_status())
-    return [dict(request.resources_bundle) for request in reply.autoscaling_state.infeasible_resource_requests]
+    return impossible(reply.autoscaling_state, machines())
+
+
+def impossible(state: Any, machines: Sequence[Machine]) -> list[dict[str, float]]:
+    """Of what the autoscaler's state calls infeasible, what no machine has and none that is about to come could have.
+
+    Ray also calls so what its largest cluster has no room for at the same time: that has to wait, no more.
+    """
+    if state.pending_instance_requests or state.pending_instances or state.failed_instance_requests:
+        return []
+    asked = [dict(request.resources_bundle) for request in state.infeasible_resource_requests]
+    return [wanted for wanted in asked if wanted and not any(_slots(machine, wanted) for machine in machines)]
 
 
 def check_resources(

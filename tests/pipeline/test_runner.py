@@ -13,7 +13,7 @@ from pipeline.execute import LOG
 from pipeline.experiment import Runtimes
 from pipeline.needs import cached_steps, needed_steps
 from pipeline.plan import Plan
-from pipeline.resources import Machine, at_once, check_resources, infeasible, may_grow, ray_options, wants
+from pipeline.resources import Machine, at_once, check_resources, impossible, infeasible, may_grow, ray_options, wants
 from pipeline.runner import ATTEMPTS, Outcome, Runner
 from pipeline.step import Step
 from pipeline.store import Manifest, Store, open_store
@@ -302,6 +302,36 @@ def test_where_machines_may_come_that_are_not_there_only_what_depends_on_them_is
     with pytest.raises(InputError, match=r"runtime\.device .* is auto, and no machine with a GPU is up: .* Say cuda"):
         check_resources(steps, Runtimes(), head, growing=True)
     assert wants(Runtime(device="cuda"), "brew", gpus=False)["GPU"] == 1
+
+
+def test_what_an_autoscaler_has_no_room_for_now_only_waits() -> None:
+    from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+    from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+    from ray.core.generated import autoscaler_pb2
+
+    messages: Any = autoscaler_pb2
+
+    def asked(gpus: float, up: list[Machine], coming: bool) -> list[dict[str, float]]:
+        """Five steps, and two machines with one GPU each at most."""
+        steps = [{"request": {"resources_bundle": {"CPU": 1, "GPU": gpus}}, "count": 5}]
+        kind = NodeTypeConfig(
+            name="gpu", resources={"CPU": 4, "GPU": 1}, min_worker_nodes=0, max_worker_nodes=2, launch_config_hash=""
+        )
+        wanted = [messages.ResourceRequestByCount(**step) for step in steps]
+        told = ResourceDemandScheduler(None).schedule(  # type: ignore[no-untyped-call]
+            SchedulingRequest(
+                disable_launch_config_check=True, node_type_configs={"gpu": kind}, resource_requests=wanted
+            )
+        )
+        state = messages.AutoscalingState(infeasible_resource_requests=told.infeasible_resource_requests)
+        assert len(state.infeasible_resource_requests) >= 3
+        if coming:
+            state.pending_instances.add(instance_type_name="gpu")
+        return impossible(state, up)
+
+    assert asked(1, [{"CPU": 0}], coming=True) == [], "the first two are about to come"
+    assert asked(1, [{"CPU": 0}, {"CPU": 4, "GPU": 1}], coming=False) == []
+    assert asked(2, [{"CPU": 0}, {"CPU": 4, "GPU": 1}], coming=False)[0] == {"CPU": 1, "GPU": 2}
 
 
 def test_a_ray_of_our_own_does_not_grow(machines: list[Machine]) -> None:
