@@ -181,6 +181,7 @@ def test_what_is_interrupted_in_the_middle_leaves_nothing(
     assert not left.get("Uploads")
 
 
+@pytest.mark.slow
 @needs_ffcv
 def test_a_base_of_jpegs_gets_its_poisons_on_new_pages(s3_url: str, tmp_path: Path) -> None:
     store = open_store(s3_url)

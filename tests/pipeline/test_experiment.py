@@ -267,6 +267,7 @@ MACHINE = {
     "runtime.resources",
     "runtime.workers",
     "runtime.min_workers",
+    "runtime.checkpoint_seconds",
     "runtime.stages",
 }
 OF_TREES_ALONE = {"shards.images_per_shard"}

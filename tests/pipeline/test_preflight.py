@@ -24,6 +24,7 @@ def run(file: Path, url: str, cluster: RayCluster, **env: str) -> "subprocess.Co
     )
 
 
+@pytest.mark.slow
 def test_machines_that_do_not_share_the_folder_are_told(tiny_file: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.mkdir()

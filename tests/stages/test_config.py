@@ -101,6 +101,7 @@ def test_the_papers_values_are_the_defaults():
         "schedule": {"kind": "multistep", "after": None, "factor": 0.1},
         "augmentation": {"flip": True, "pad": 4},
         "precision": "float32",
+        "batch_norm_groups": 1,
     }
     assert identity(GradientMatching()) == {
         "kind": "gradient-matching",
