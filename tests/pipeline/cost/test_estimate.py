@@ -102,7 +102,7 @@ def test_spot_nodes_lengthen_steps_by_the_formula(cost: Callable[..., Estimate],
     calm, rough = (
         {row.stage: row.seconds for row in cost(given, store).stages} for given in (prices(rates=rates), spot)
     )
-    assert rough["retrain"] == pytest.approx(lengthened(400, 200, 120, 3)), "a checkpoint after each of two epochs"
+    assert rough["retrain"] == pytest.approx(lengthened(400, 400 / 6, 120, 3)), "a checkpoint after each of six batches"
     assert rough["export"] == pytest.approx(lengthened(400, 400, 120, 3)), "no checkpoint at all"
     assert calm["retrain"] == 400
 
