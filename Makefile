@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 BENCH_INSTALLED := $(VENV)/.installed-bench
-# Tests wait for servers and clusters half of the time; each process has its own.
+# Tests wait for servers and clusters half of the time; each process has its own. In their own order: the long first.
 PROCESSES ?= 2
 FFCV_TRIED := $(VENV)/.tried-ffcv
 FFCV_LIBRARIES := pkg-config libturbojpeg0-dev libopencv-dev g++
@@ -20,7 +20,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/brewline run quickstart $(ARGS)
 
 test: $(FFCV_TRIED)
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "not slow and not chaos and not bench" $(ARGS)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder -m "not slow and not chaos and not bench" $(ARGS)
 
 test-all: $(FFCV_TRIED)
 	$(BIN)/python -m pytest -m "not bench" $(ARGS)

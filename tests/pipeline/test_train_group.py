@@ -88,7 +88,8 @@ def workers_of_ray(processes: Any) -> dict[int, str]:
     return {pid: command for pid, command in processes.below(os.getpid()).items() if "RayTrainWorker" in command}
 
 
-@pytest.mark.parametrize("victim", ["first", pytest.param("other", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["first", "other"])
 def test_a_group_that_loses_a_worker_within_an_epoch_goes_on_there(
     victim: str, tmp_path: Path, plan_tiny: Any, store: Store, machines: Sequence[Mapping[str, float]], processes: Any
 ) -> None:
