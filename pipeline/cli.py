@@ -23,7 +23,7 @@ from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption, with_s3_optio
 from pipeline.cost.estimate import estimate
 from pipeline.cost.prices import load_prices
 from pipeline.execute import run_stage
-from pipeline.experiment import Experiment, load_experiments, named_experiments, prepare_experiments, read_yaml
+from pipeline.experiment import Experiment, load_experiments, named_experiments, prepare_experiments
 from pipeline.needs import cached_steps, needed_steps
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
@@ -33,6 +33,7 @@ from pipeline.runner import Outcome, Runner
 from pipeline.sizes import gigabytes, sizes
 from pipeline.step import SHOWN, Ref, Step, difference
 from pipeline.store import Store, StoreError, open_store
+from pipeline.user_yaml import read_yaml
 from stages.config import InputError, nearest
 from stages.data.datasets import absent_folder
 from stages.stage import STAGES, Checkpoint, Runtime, load_stage

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from pipeline.user_yaml import UniqueLoader, invalid, read_yaml
 from stages.brew.config import Attack, External, GradientMatching
 from stages.config import Config, InputError, nearest
 from stages.data.cases import CasesConfig, resolve_cases
@@ -183,12 +184,6 @@ def parse(data: Mapping[str, Any], origin: str) -> Experiment:
         raise invalid(f"experiment {origin}", error) from None
 
 
-def invalid(what: str, error: ValidationError) -> InputError:
-    """What is wrong with a file for its user: each field, what it holds and what was expected."""
-    lines = [f"  {_place(item['loc'])}: {_message(item)}" for item in error.errors()]
-    return InputError("\n".join([f"{what} is not valid:", *lines]))
-
-
 def prepare_experiment(experiment: Experiment, absent_ok: bool = False) -> Experiment:
     """Fill in what only the data can tell (fingerprints), and check the experiment against the data.
 
@@ -235,35 +230,13 @@ def _over(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-class _UniqueLoader(yaml.SafeLoader):
-    """YAML's safe loader, which also refuses a mapping that names a field twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [self.construct_object(name, deep=True) for name, _ in node.value]
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise InputError(f"field {twice[0]!r} stands twice, line {node.start_mark.line + 1}; keep one")
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping. Raises InputError that names the file."""
-    try:
-        data = yaml.load(file.read_text(encoding="utf-8"), _UniqueLoader)
-    except (OSError, yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{file} holds {type(data).__name__}; expected a mapping of fields to values")
-    return data
-
-
 def _setting(text: str) -> tuple[str, Any]:
     """A `field.path=value` of the command line; the value is read as YAML."""
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise InputError(f"--set {text}: expected field.path=value, as in attack.eps=8")
     try:
-        return path, yaml.load(value, _UniqueLoader)
+        return path, yaml.load(value, UniqueLoader)
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"--set {text}: the value cannot be read as YAML: {error}") from None
 
@@ -279,22 +252,3 @@ def _set(data: dict[str, Any], path: str, value: Any) -> None:
             raise InputError(f"cannot set {path}: {'.'.join(parents[: depth + 1])} is {child!r}, which has no fields")
         data = child
     data[last] = value
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location) or "the file"
-
-
-def _message(error: Any) -> str:
-    context = error.get("ctx", {})
-    if error["type"] == "union_tag_invalid":
-        known = [name.strip("' ") for name in context["expected_tags"].split(",")]
-        return f"unknown kind {context['tag']!r}, {nearest(context['tag'], known)}"
-    if error["type"] == "union_tag_not_found":
-        return "the field `kind` is missing; it says which of the alternatives this is"
-    if error["type"] == "literal_error" and isinstance(error["input"], str):
-        known = [name.strip("' ") for name in context["expected"].replace(" or ", ",").split(",")]
-        return f"found {error['input']!r}, {nearest(error['input'], known)}"
-    message = error["msg"].removeprefix("Value error, ")
-    found = error["input"]
-    return f"{message}, found {found!r}" if isinstance(found, str | int | float | None) else message

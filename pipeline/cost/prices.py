@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from pipeline.experiment import invalid, read_yaml
+from pipeline.user_yaml import invalid, read_yaml
 from stages.config import Config, InputError
 from stages.stage import STAGES
 from stages.training.config import Precision

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from pipeline.experiment import Experiment, load_experiments, named_experiments, parse, prepare_experiment, read_yaml
+from pipeline.experiment import Experiment, load_experiments, named_experiments, parse, prepare_experiment
 from pipeline.plan import plan
+from pipeline.user_yaml import read_yaml
 from stages.config import InputError
 from stages.shards import ffcv_reader
 from stages.training.config import Augmentation, Constant
