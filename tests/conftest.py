@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from faulty_proxy import FaultyProxy
 from s3_server import OTHER_KEYS, S3Server, serving
 from stages import prepare, shard
 from stages.data.dataset_config import DatasetConfig
@@ -87,6 +88,13 @@ def s3_environment(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.Monk
 def s3_url(s3_server: S3Server, s3_environment: dict[str, str]) -> str:
     """The URL of a new, empty store in S3 that this process may use."""
     return s3_server.url()
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server) -> Iterator[FaultyProxy]:
+    """A proxy before the server; it passes everything on until it is told to break things."""
+    with FaultyProxy(s3_server.endpoint) as running:
+        yield running
 
 
 @pytest.fixture

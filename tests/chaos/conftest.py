@@ -1,13 +1,13 @@
-"""A real S3 server for the suite, the proxy that breaks what goes to it, and a last word on how much was broken."""
+"""Real S3 servers for the suite, stores behind the proxy, and a last word on how much was broken."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from chaos import INJECTED
-from chaos.proxy import FaultProxy
 from chaos.site import Site
+from faults import INJECTED
+from faulty_proxy import FaultyProxy
 from s3_server import S3Server, serving
 
 
@@ -26,14 +26,7 @@ def own_server(tmp_path: Path) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
-    """Passes everything on, until it is told to break things."""
-    with FaultProxy(s3_server.endpoint) as running:
-        yield running
-
-
-@pytest.fixture
-def new_site(s3_server: S3Server, s3_environment: dict[str, str], proxy: FaultProxy) -> Callable[[], Site]:
+def new_site(s3_server: S3Server, s3_environment: dict[str, str], proxy: FaultyProxy) -> Callable[[], Site]:
     """Makes an empty store behind the proxy."""
     return lambda: Site(proxy, s3_server.endpoint)
 

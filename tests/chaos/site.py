@@ -3,7 +3,7 @@
 from functools import cached_property
 from uuid import uuid4
 
-from chaos.proxy import FaultProxy
+from faulty_proxy import FaultyProxy
 from pipeline.store import Store, open_store
 from pipeline.store.s3 import S3Store
 from pipeline.store.s3_address import parse
@@ -14,9 +14,9 @@ from s3_server import BUCKET
 class Site:
     """An empty store of its own. `url` leads through the proxy, `direct_url` around it."""
 
-    def __init__(self, proxy: FaultProxy, endpoint: str) -> None:
+    def __init__(self, proxy: FaultyProxy, endpoint: str) -> None:
         self.proxy, self.name = proxy, uuid4().hex
-        self.url = f"s3://{BUCKET}/{self.name}?endpoint={proxy.url}"
+        self.url = f"s3://{BUCKET}/{self.name}?endpoint={proxy.endpoint}"
         self.direct_url = f"s3://{BUCKET}/{self.name}?endpoint={endpoint}"
 
     def connect(self) -> Store:

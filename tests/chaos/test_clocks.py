@@ -7,11 +7,11 @@ from pathlib import Path
 import libfaketime
 import pytest
 
-from chaos import INJECTED
 from chaos.invariants import all_hold
 from chaos.site import Site
 from chaos.stores import commit, draft, key_of
 from chaos.work import Journal, jobs, program, undisturbed, work, worker
+from faults import INJECTED
 from pipeline.store import LEASE_SECONDS
 from pipeline.store.collect import Collected, collect
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from chaos import INJECTED
 from chaos.invariants import one_manifest_a_key, same_content
 from chaos.stores import KINDS, Bucket, Folder, blob_of, commit, draft, fetched, key_of
 from chaos.work import Journal, jobs, undisturbed, work
+from faults import INJECTED
 from pipeline.store import StoreError, open_store
 
 NOISE = bytes(range(256)) * 400  # more than fits into the small disk with another of its kind

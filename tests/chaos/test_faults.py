@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from chaos import INJECTED
 from chaos.invariants import all_hold, one_manifest_a_key, write_ids
-from chaos.proxy import TRANSIENT, FaultProxy, nth, on, spread
 from chaos.site import Site
 from chaos.stores import commit, draft, key_of
 from chaos.work import Job, Journal, jobs, undisturbed, work, work_together
+from faults import CONFLICT, INJECTED, LOST_RESPONSE, TRANSIENT, Fault, at_rate, nth, on, once
+from faulty_proxy import FaultyProxy
 from pipeline.store import Manifest, Store, StoreError, open_store
 from pipeline.store.s3 import S3Store
 from pipeline.store.s3_address import parse
@@ -31,7 +31,7 @@ def held(site: Site, folder: Path, plan: list[Job], journal: Journal, answers: l
 def disturbed(site: Site, folder: Path, plan: list[Job], rate: float) -> None:
     """Three workers do the same work while a share of all requests fail."""
     journal = Journal(folder / "journal")
-    with site.proxy.failing(spread(rate)):
+    with site.proxy.failing(at_rate(rate)):
         answers = work_together(site.connect, plan, journal, seconds=400)
     assert site.proxy.injected.total() > 20 * rate
     held(site, folder, plan, journal, answers)
@@ -116,16 +116,16 @@ def test_each_operation_at_rates(
 ) -> None:
     commit(site.direct, draft(key_of("known")), OUTPUTS)
     store = site.connect()
-    with site.proxy.failing(spread(rate)):
+    with site.proxy.failing(at_rate(rate)):
         for turn in range(2):
             use(store, f"turn-{turn}", tmp_path / str(turn))
     one_manifest_a_key(site.direct)
 
 
-@pytest.mark.parametrize("fault", TRANSIENT)
-def test_the_manifest_s_write_fails(site: Site, fault: str) -> None:
+@pytest.mark.parametrize("fault", TRANSIENT, ids=str)
+def test_the_manifest_s_write_fails(site: Site, fault: Fault) -> None:
     wanted = draft(key_of(1))
-    site.proxy.once(fault, on("PUT", "/steps/"))
+    site.proxy.choose = once(fault, on("PUT", "/steps/"))
     committed = commit(site.connect(), wanted, OUTPUTS)
     assert committed.write_id == wanted.write_id
     one_manifest_a_key(site.direct, [committed])
@@ -134,7 +134,7 @@ def test_the_manifest_s_write_fails(site: Site, fault: str) -> None:
 
 def test_the_answer_to_a_lost_race_is_lost(site: Site) -> None:
     first = commit(site.direct, draft(key_of(1)), OUTPUTS)
-    site.proxy.once("lost_response", on("PUT", "/steps/"))
+    site.proxy.choose = once(LOST_RESPONSE, on("PUT", "/steps/"))
     assert commit(site.connect(), draft(key_of(1)), {"other": b"other"}) == first
     one_manifest_a_key(site.direct, [first])
 
@@ -158,13 +158,13 @@ def requests_of_a_commit(site: Site) -> int:
     return len(site.proxy.requests) - before
 
 
-def fail_each_request(new_site: Callable[[], Site], fault: str, step: int) -> None:
+def fail_each_request(new_site: Callable[[], Site], fault: Fault, step: int) -> None:
     site = new_site()
     count = requests_of_a_commit(site)
     assert count >= 5
     for number in range(0, count, step):
         wanted = draft(key_of(number))
-        site.proxy.once(fault, nth(number))
+        site.proxy.choose = once(fault, nth(number))
         committed = commit(site.connect(), wanted, {"large": f"{number}".encode(), **OUTPUTS})
         assert committed.write_id == wanted.write_id
     one_manifest_a_key(site.direct)
@@ -172,12 +172,12 @@ def fail_each_request(new_site: Callable[[], Site], fault: str, step: int) -> No
 
 
 def test_each_answer_of_a_commit_is_lost_in_turn(new_site: Callable[[], Site]) -> None:
-    fail_each_request(new_site, "lost_response", 1)
+    fail_each_request(new_site, LOST_RESPONSE, 1)
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("fault", TRANSIENT)
-def test_each_request_of_a_commit_fails_in_turn(new_site: Callable[[], Site], fault: str) -> None:
+@pytest.mark.parametrize("fault", TRANSIENT, ids=str)
+def test_each_request_of_a_commit_fails_in_turn(new_site: Callable[[], Site], fault: Fault) -> None:
     fail_each_request(new_site, fault, 1)
 
 
@@ -206,7 +206,7 @@ def test_a_server_that_is_killed_in_the_middle_of_uploads(
 ) -> None:
     for name, value in own_server.owner.environment.items():
         monkeypatch.setenv(name, value)
-    with FaultProxy(own_server.endpoint) as proxy:
+    with FaultyProxy(own_server.endpoint) as proxy:
         site, plan, journal = Site(proxy, own_server.endpoint), jobs(3 + kills), Journal(tmp_path / "journal")
 
         def kill() -> None:
@@ -236,10 +236,10 @@ def test_a_store_that_stays_away_is_said_and_loses_nothing(site: Site, tmp_path:
     held(site, tmp_path, plan, journal, [*answers])
 
 
-@pytest.mark.parametrize("fault", [name for name in TRANSIENT if name != "conflict"])
-def test_an_empty_output_arrives_too(site: Site, tmp_path: Path, fault: str) -> None:
+@pytest.mark.parametrize("fault", [fault for fault in TRANSIENT if fault != CONFLICT], ids=str)
+def test_an_empty_output_arrives_too(site: Site, tmp_path: Path, fault: Fault) -> None:
     found = commit(site.direct, draft(key_of(1)), {"empty": b""})
-    site.proxy.once(fault, lambda request: "/blobs/" in request.target)
+    site.proxy.choose = once(fault, lambda request: "/blobs/" in request.target)
     site.connect().fetch(found, tmp_path / "fetched")
     assert (tmp_path / "fetched" / "empty").read_bytes() == b""
     assert site.proxy.injected == {fault: 1}

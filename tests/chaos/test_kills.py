@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from chaos import INJECTED
 from chaos.invariants import all_hold, one_manifest_a_key, write_ids
-from chaos.proxy import Where, nth, on
 from chaos.site import Site
 from chaos.work import Journal, jobs, undisturbed, work, worker
+from faults import INJECTED, Where, nth, on
 from pipeline.store import open_store
 from pipeline.store.collect import collect
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from chaos import INJECTED
 from chaos.invariants import all_hold, write_ids
+from faults import INJECTED
 from pipeline.experiment import Runtimes
 from pipeline.needs import cached_steps
 from pipeline.plan import Plan

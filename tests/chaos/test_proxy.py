@@ -19,7 +19,20 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
-from chaos.proxy import ANSWERS, TRANSIENT, FaultProxy, on, spread
+from faults import (
+    CLOCK_SKEW,
+    CONFLICT,
+    CUT_REQUEST,
+    CUT_RESPONSE,
+    INJECTED,
+    LOST_RESPONSE,
+    TRANSIENT,
+    Fault,
+    at_rate,
+    on,
+    once,
+)
+from faulty_proxy import FaultyProxy
 from s3_server import BUCKET, S3Server
 
 CUT = (ConnectionClosedError, ReadTimeoutError, ResponseStreamingError, IncompleteReadError)
@@ -54,8 +67,8 @@ def exists(client: Any, key: str) -> bool:
     return True
 
 
-def test_it_passes_everything_on(proxy: FaultProxy, direct: Any, connect: Connect) -> None:
-    client, key = connect(proxy.url), uuid4().hex
+def test_it_passes_everything_on(proxy: FaultyProxy, direct: Any, connect: Connect) -> None:
+    client, key = connect(proxy.endpoint), uuid4().hex
     client.put_object(Bucket=BUCKET, Key=key, Body=BODY, IfNoneMatch="*")
     assert client.get_object(Bucket=BUCKET, Key=key)["Body"].read() == BODY
     assert client.get_object(Bucket=BUCKET, Key=key, Range="bytes=10-19")["Body"].read() == BODY[10:20]
@@ -74,46 +87,47 @@ def test_it_passes_everything_on(proxy: FaultProxy, direct: Any, connect: Connec
     ]
 
 
-@pytest.mark.parametrize("fault", [*TRANSIENT, "clock_skew"])
-def test_each_fault_of_a_write(proxy: FaultProxy, direct: Any, connect: Connect, fault: str) -> None:
-    client, key = connect(proxy.url), uuid4().hex
-    proxy.once(fault, on("PUT", key))
+@pytest.mark.parametrize("fault", [*TRANSIENT, CLOCK_SKEW], ids=str)
+def test_each_fault_of_a_write(proxy: FaultyProxy, direct: Any, connect: Connect, fault: Fault) -> None:
+    client, key = connect(proxy.endpoint), uuid4().hex
+    before = INJECTED[fault.name]
+    proxy.choose = once(fault, on("PUT", key))
     with pytest.raises((ClientError, *CUT)) as caught:
         client.put_object(Bucket=BUCKET, Key=key, Body=BODY, IfNoneMatch="*")
-    if fault in ANSWERS:
+    if fault.status:
         assert isinstance(caught.value, ClientError)
         said = caught.value.response
-        assert (said["ResponseMetadata"]["HTTPStatusCode"], said["Error"]["Code"]) == ANSWERS[fault]
-    assert exists(direct, key) == (fault in ("lost_response", "cut_response"))
-    assert proxy.injected == {fault: 1}
+        assert (said["ResponseMetadata"]["HTTPStatusCode"], said["Error"]["Code"]) == (fault.status, fault.name)
+    assert exists(direct, key) == (fault in (LOST_RESPONSE, CUT_RESPONSE))
+    assert proxy.injected == {fault: 1} and INJECTED[fault.name] == before + 1
     if not exists(direct, key):
         client.put_object(Bucket=BUCKET, Key=key, Body=BODY, IfNoneMatch="*")
     assert direct.get_object(Bucket=BUCKET, Key=key)["Body"].read() == BODY
 
 
-@pytest.mark.parametrize("fault", [name for name in TRANSIENT if name not in ("conflict", "cut_request")])
-def test_each_fault_of_a_read(proxy: FaultProxy, direct: Any, connect: Connect, fault: str) -> None:
-    client, key = connect(proxy.url), uuid4().hex
+@pytest.mark.parametrize("fault", [fault for fault in TRANSIENT if fault not in (CONFLICT, CUT_REQUEST)], ids=str)
+def test_each_fault_of_a_read(proxy: FaultyProxy, direct: Any, connect: Connect, fault: Fault) -> None:
+    client, key = connect(proxy.endpoint), uuid4().hex
     direct.put_object(Bucket=BUCKET, Key=key, Body=BODY)
-    proxy.once(fault, on("GET", key))
+    proxy.choose = once(fault, on("GET", key))
     with pytest.raises((ClientError, *CUT)):
         client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
     assert client.get_object(Bucket=BUCKET, Key=key)["Body"].read() == BODY
 
 
-def test_a_lost_response_makes_the_retry_fail(proxy: FaultProxy, direct: Any, connect: Connect) -> None:
+def test_a_lost_response_makes_the_retry_fail(proxy: FaultyProxy, direct: Any, connect: Connect) -> None:
     key = uuid4().hex
-    proxy.once("lost_response", on("PUT", key))
+    proxy.choose = once(LOST_RESPONSE, on("PUT", key))
     with pytest.raises(ClientError, match="PreconditionFailed"):
-        connect(proxy.url, 3).put_object(Bucket=BUCKET, Key=key, Body=BODY, IfNoneMatch="*")
+        connect(proxy.endpoint, 3).put_object(Bucket=BUCKET, Key=key, Body=BODY, IfNoneMatch="*")
     assert exists(direct, key)
 
 
 def test_rates_are_kept_and_repeat_with_the_seed(s3_server: S3Server, connect: Connect) -> None:
-    def faults(seed: int) -> list[str | None]:
-        with FaultProxy(s3_server.endpoint, seed, silence_seconds=0.1) as proxy:
-            client = connect(proxy.url)
-            with proxy.failing(spread(0.5), on("GET")):
+    def faults(seed: int) -> list[Fault | None]:
+        with FaultyProxy(s3_server.endpoint) as proxy:
+            client = connect(proxy.endpoint)
+            with proxy.failing(at_rate(0.5, on("GET"), seed)):
                 for _ in range(100):
                     _tried(client)
             counted = [request.fault for request in proxy.requests]
@@ -123,7 +137,7 @@ def test_rates_are_kept_and_repeat_with_the_seed(s3_server: S3Server, connect: C
 
     first = faults(1)
     assert 30 < 100 - first.count(None) < 70
-    assert set(first) >= {None, *TRANSIENT} - {"conflict"}
+    assert set(first) >= {None, *TRANSIENT} - {CONFLICT}
     assert faults(1) == first
     assert faults(2) != first
 
@@ -136,8 +150,8 @@ def _tried(client: Any) -> bool:
     return True
 
 
-def test_a_server_that_is_gone_and_comes_back(proxy: FaultProxy, direct: Any, connect: Connect) -> None:
-    client = connect(proxy.url)
+def test_a_server_that_is_gone_and_comes_back(proxy: FaultyProxy, direct: Any, connect: Connect) -> None:
+    client = connect(proxy.endpoint)
     assert _tried(client)
     proxy.cut_off()
     with pytest.raises((EndpointConnectionError, ConnectionClosedError)):
@@ -149,8 +163,8 @@ def test_a_server_that_is_gone_and_comes_back(proxy: FaultProxy, direct: Any, co
 
 
 @pytest.mark.parametrize("carried_out", [False, True])
-def test_a_request_that_is_held(proxy: FaultProxy, direct: Any, connect: Connect, carried_out: bool) -> None:
-    key, client = uuid4().hex, connect(proxy.url, 1)
+def test_a_request_that_is_held(proxy: FaultyProxy, direct: Any, connect: Connect, carried_out: bool) -> None:
+    key, client = uuid4().hex, connect(proxy.endpoint, 1)
     dropped = proxy.stall(on("PUT", key), carried_out)
     with pytest.raises(ReadTimeoutError):
         client.put_object(Bucket=BUCKET, Key=key, Body=BODY)
@@ -164,8 +178,8 @@ def test_a_request_that_is_held(proxy: FaultProxy, direct: Any, connect: Connect
     assert direct.get_object(Bucket=BUCKET, Key=key)["Body"].read() == b"held"
 
 
-def test_a_clock_that_is_off(proxy: FaultProxy, direct: Any, connect: Connect) -> None:
-    client, key = connect(proxy.url), uuid4().hex
+def test_a_clock_that_is_off(proxy: FaultyProxy, direct: Any, connect: Connect) -> None:
+    client, key = connect(proxy.endpoint), uuid4().hex
     proxy.clock_offset = timedelta(hours=5)
     client.put_object(Bucket=BUCKET, Key=key, Body=b"")
     ahead = client.head_object(Bucket=BUCKET, Key=key)["LastModified"] - datetime.now(UTC)

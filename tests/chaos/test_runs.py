@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from chaos import INJECTED
 from chaos.invariants import all_hold, write_ids
-from chaos.proxy import FaultProxy, spread
 from chaos.site import Site
+from faults import INJECTED, at_rate
+from faulty_proxy import FaultyProxy
 from pipeline.progress import EVENTS
 from pipeline.store import Store, open_store
 from s3_server import BUCKET, S3Server
@@ -100,12 +100,12 @@ def test_a_driver_that_is_killed_loses_nothing(
 def test_a_run_gets_through_a_network_that_fails(
     rate: float, env: dict[str, str], tiny_file: Path, finished: Any, s3_server: S3Server
 ) -> None:
-    with FaultProxy(s3_server.endpoint, silence_seconds=0.1) as proxy:
+    with FaultyProxy(s3_server.endpoint) as proxy:
         site = Site(proxy, s3_server.endpoint)
         site.connect().probe()  # a run probes too, and gives up soon where nobody answers
         with running(tiny_file, site.url, env) as (driver,):
             until_committed(site.direct, 1, driver)
-            proxy.rates = spread(rate)
+            proxy.choose = at_rate(rate)
             ended_well(driver)
         assert proxy.injected.total() > 10
     all_hold(site.direct, open_store(finished.store))

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from faulty_proxy import Fault, faulty_proxy
+from faults import CUT_BEFORE, Fault, Request, on
+from faulty_proxy import FaultyProxy
 from pipeline.bucket_export import Base, BucketExport, check_target, outlined, target
 from pipeline.cli_export import content_of, find
 from pipeline.store import DamagedBlob, Manifest, Store, new_write_id, open_store
@@ -126,13 +127,13 @@ def stopped(
     method, _, part = at.partition(" ")
     started: list[subprocess.Popen[bytes]] = []
 
-    def choose(asked: str, path: str) -> Fault | None:
-        if asked == method and part in path:
+    def choose(request: Request) -> Fault | None:
+        if on(method, part)(request):
             started[0].send_signal(how)
-            return Fault("drop")
+            return CUT_BEFORE
         return None
 
-    with faulty_proxy(server.ports["s3"]) as proxy:
+    with FaultyProxy(server.endpoint) as proxy:
         proxy.choose = choose
         url = replace(parse(store.url), endpoint=proxy.endpoint).url
         command = [str(Path(sys.executable).with_name("brewline")), *words(url, out)]

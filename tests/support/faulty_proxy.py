@@ -1,163 +1,276 @@
-"""A network that fails on purpose: a proxy before a real S3 server, which refuses, drops, loses and cuts requests.
+"""A proxy before a real S3 server that does to requests what networks and busy servers do, as a test chooses.
 
-Signatures stay valid, as the proxy passes the Host that the client signed.
+It listens on a port of its own on 127.0.0.1 and passes requests on byte for byte, the Host header too: S3's signatures
+cover it. Faults come as `choose` says; `stall` holds a request that a test waits for; `cut_off` takes the server away.
 """
 
-import random
+import asyncio
+import re
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPResponse
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Literal
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime, parsedate_to_datetime
+from urllib.parse import urlsplit
 
-Kind = Literal["refuse", "drop", "lose", "cut"]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """refuse: an answer of this status and code; drop: no connection; lose: done, but the answer never comes;
-    cut: the answer breaks off in the middle."""
-
-    kind: Kind
-    status: int = 503
-    code: str = "SlowDown"
-    message: str = "Please reduce your request rate."
-
-
-Choose = Callable[[str, str], Fault | None]
-"""What happens to a request of this method and path."""
-
-KINDS: tuple[Fault, ...] = (
-    Fault("refuse"),
-    Fault("refuse", 500, "InternalError"),
-    Fault("drop"),
-    Fault("lose"),
-    Fault("cut"),
+from faults import (
+    CONFLICT,
+    CUT_BEFORE,
+    CUT_REQUEST,
+    CUT_RESPONSE,
+    INJECTED,
+    INTERNAL_ERROR,
+    LOST_RESPONSE,
+    SILENCE,
+    Choose,
+    Fault,
+    Request,
+    Stall,
+    Where,
+    nothing,
 )
+from http_relay import Head, body, body_length, read_head
+
+SILENCE_SECONDS = 0.1
+DATED = re.compile(rb"^(date|last-modified): *([^\r]+)", re.IGNORECASE | re.MULTILINE)
+LISTED = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
+BROKEN = (ConnectionError, asyncio.IncompleteReadError, OSError)
 
 
-def at_rate(rate: float, seed: int = 0) -> Choose:
-    """Each request fails with this probability, in any of the ways."""
-    rng, guard = random.Random(seed), threading.Lock()
-
-    def choose(method: str, path: str) -> Fault | None:
-        with guard:
-            return rng.choice(KINDS) if rng.random() < rate else None
-
-    return choose
-
-
-@dataclass
 class FaultyProxy:
-    """A running proxy. What it does may be changed at any time."""
+    """Stands before `target`, a URL, for the length of a block; it does no harm until it is told to."""
 
-    port: int
-    target: int
-    choose: Choose
-    seen: "Counter[str]"
-    """Requests by method."""
-    headers: dict[str, str]
-    """Headers of answers that are replaced, as by a server whose clock is off."""
+    def __init__(self, target: str) -> None:
+        self.choose: Choose = nothing
+        """What happens to each request; called for one at a time. May be changed at any time."""
+        self.clock_offset = timedelta()
+        """How far the server's clock seems to be ahead."""
+        self.passed = timedelta()
+        """How long ago what the server holds seems to have been written, beyond the truth."""
+        self.requests: list[Request] = []
+        """All that came by, in order."""
+        self._target = urlsplit(target)
+        self._stalls: list[Stall] = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._port: int = self._socket.getsockname()[1]
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
 
     @property
     def endpoint(self) -> str:
-        """The address to give as the server's."""
-        return f"http://127.0.0.1:{self.port}"
+        """The address to give as the server's; it stays the same."""
+        return f"http://127.0.0.1:{self._port}"
 
+    @property
+    def injected(self) -> Counter[Fault]:
+        """How often each fault was done."""
+        return Counter(request.fault for request in self.requests if request.fault)
 
-@contextmanager
-def faulty_proxy(target: int) -> Iterator[FaultyProxy]:
-    """A proxy before the server at this port for the length of the block; it does no harm until it is told to."""
-    proxy = FaultyProxy(0, target, lambda method, path: None, Counter(), {})
+    def count(self, method: str) -> int:
+        """How many requests of a method came by."""
+        return sum(request.method == method for request in self.requests)
 
-    class Handler(_Handler):
-        of = proxy
+    def __enter__(self) -> "FaultyProxy":
+        self._thread.start()
+        self._do(self._listen())
+        return self
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    proxy.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield proxy
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    def __exit__(self, *_: object) -> None:
+        self._do(self._close())
+        for stall in self._stalls:
+            stall.drop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
 
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    of: FaultyProxy
-
-    def handle_one_request(self) -> None:
-        """One request of a client, which may have gone."""
+    @contextmanager
+    def failing(self, choose: Choose) -> Iterator[None]:
+        """This choice for the length of a block, and no harm after it."""
+        self.choose = choose
         try:
-            super().handle_one_request()
-        except OSError:
-            self.close_connection = True
-
-    def parse_request(self) -> bool:
-        """Every method is passed on alike."""
-        parsed = super().parse_request()
-        if parsed:
-            setattr(self, f"do_{self.command}", self._pass)
-        return parsed
-
-    def _pass(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.of.seen[self.command] += 1
-        fault = self.of.choose(self.command, self.path)
-        if fault is not None and fault.kind == "refuse":
-            text = f"<Error><Code>{fault.code}</Code><Message>{fault.message}</Message></Error>".encode()
-            self._answer(fault.status, [("Content-Type", "application/xml")], b"" if self.command == "HEAD" else text)
-        elif fault is not None and fault.kind == "drop":
-            self._hang_up()
-        else:
-            self._forward(body, None if fault is None else fault.kind)
-
-    def _forward(self, body: bytes, kind: Kind | None) -> None:
-        connection = HTTPConnection("127.0.0.1", self.of.target, timeout=60)
-        try:
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                if name.lower() not in ("connection", "expect"):
-                    connection.putheader(name, value)
-            connection.endheaders(body)
-            answer: HTTPResponse = connection.getresponse()
-            data = answer.read()
-        except (OSError, HTTPException):
-            self._hang_up()
-            return
+            yield
         finally:
-            connection.close()
-        if kind == "lose" or (kind == "cut" and not data):
-            self._hang_up()
+            self.choose = nothing
+
+    def stall(self, where: Where, carried_out: bool = False) -> Stall:
+        """Hold the next request of a kind before the server sees it, or, carried out, with the answer in hand."""
+        stall = Stall(where, carried_out)
+        self._stalls.append(stall)
+        return stall
+
+    def cut_off(self) -> None:
+        """The server is gone: every connection is cut, and no new one is let in, until `restore`."""
+        INJECTED["server gone"] += 1
+        self._do(self._close())
+
+    def restore(self) -> None:
+        """The server is back."""
+        self._socket = socket.create_server(("127.0.0.1", self._port))
+        self._do(self._listen())
+
+    def _do(self, work: Awaitable[None]) -> None:
+        asyncio.run_coroutine_threadsafe(_awaited(work), self._loop).result(30)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, sock=self._socket, limit=1 << 20)
+
+    async def _close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for writer in list(self._open):
+            writer.transport.abort()
+        self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        try:
+            with suppress(*BROKEN):
+                while await self._handle(reader, writer):
+                    pass
+        finally:
+            self._open.discard(writer)
+            writer.transport.abort()
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """One request; whether the connection may have another."""
+        head = await read_head(reader)
+        method, target = head.start[:2]
+        request = Request(method, target, "if-none-match" in head.headers or "if-match" in head.headers)
+        fault = self.choose(request)
+        if fault == CONFLICT and not request.conditional:
+            fault = INTERNAL_ERROR
+        self.requests.append(replace(request, fault=fault))
+        if fault:
+            INJECTED[fault.name] += 1
+        stall = next((one for one in self._stalls if not one.reached.is_set() and one.where(request)), None)
+        if stall and not stall.carried_out:
+            await _held(stall)
+            if stall.dropped:
+                return False
+        if fault and fault.status:
+            return await self._answer(fault, head, reader, writer)
+        if fault == SILENCE:
+            await asyncio.sleep(SILENCE_SECONDS)
+        if fault in (SILENCE, CUT_BEFORE):
+            return False
+        return await self._relay(head, fault, stall, reader, writer)
+
+    async def _answer(
+        self, fault: Fault, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Answer as S3 would. Who waits for `100 Continue` has not sent its body."""
+        waits = "expect" in head.headers
+        if not waits:
+            async for _ in body(reader, head):
+                pass
+        text = (
+            '<?xml version="1.0" encoding="UTF-8"?>\n'
+            f"<Error><Code>{fault.name}</Code><Message>{fault.message}</Message><RequestId>chaos</RequestId></Error>"
+        )
+        sent = "" if head.start[0] == "HEAD" else text
+        raw = (
+            f"HTTP/1.1 {fault.status} {fault.name}\r\nContent-Type: application/xml\r\nContent-Length: {len(sent)}\r\n"
+            f"Date: {format_datetime(datetime.now(UTC), usegmt=True)}\r\n"
+            f"Connection: {'close' if waits else 'keep-alive'}\r\n\r\n{sent}"
+        )
+        writer.write(self._dated(raw.encode()))
+        await writer.drain()
+        return not waits
+
+    async def _relay(
+        self,
+        head: Head,
+        fault: Fault | None,
+        stall: Stall | None,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> bool:
+        there, to = await asyncio.open_connection(self._target.hostname, self._target.port, limit=1 << 20)
+        self._open.add(to)
+        sending = asyncio.create_task(_send(head, fault, reader, to))
+        try:
+            answer = await read_head(there)
+            while answer.status < 200:
+                writer.write(answer.raw)
+                answer = await read_head(there)
+            raw, blocks = self._dated(answer.raw), self._listed(answer, body(there, answer, head.start[0]))
+            if fault == LOST_RESPONSE or (stall and stall.carried_out):
+                rest = b"".join([block async for block in blocks])
+                if stall:
+                    await _held(stall)
+                if fault == LOST_RESPONSE or (stall and stall.dropped):
+                    return False
+                writer.write(raw + rest)
+            elif fault == CUT_RESPONSE:
+                await _half(raw, blocks, writer)
+                return False
+            else:
+                writer.write(raw)
+                async for block in blocks:
+                    writer.write(block)
+                    await writer.drain()
+            await writer.drain()
+            whole = "content-length" in answer.headers or "transfer-encoding" in answer.headers
+            return sending.done() and (whole or body_length(answer, head.start[0]) == 0)
+        finally:
+            sending.cancel()
+            with suppress(asyncio.CancelledError, *BROKEN):
+                await sending
+            self._open.discard(to)
+            to.transport.abort()
+
+    def _dated(self, raw: bytes) -> bytes:
+        """An answer's head, by the clock that the server seems to have."""
+
+        def moved(line: re.Match[bytes]) -> bytes:
+            ahead = self.clock_offset + (self.passed if line[1].lower() == b"date" else timedelta())
+            date = parsedate_to_datetime(line[2].decode()) + ahead
+            return line[1] + b": " + format_datetime(date, usegmt=True).encode()
+
+        return DATED.sub(moved, raw) if self.clock_offset or self.passed else raw
+
+    async def _listed(self, answer: Head, blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The answer's body; in a list of objects, by the same clock."""
+
+        def moved(found: re.Match[bytes]) -> bytes:
+            return (datetime.fromisoformat(found[0].decode()) + self.clock_offset).isoformat()[:19].encode()
+
+        if self.clock_offset and "xml" in answer.headers.get("content-type", ""):
+            yield LISTED.sub(moved, b"".join([block async for block in blocks]))
+        async for block in blocks:
+            yield block
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work
+
+
+async def _held(stall: Stall) -> None:
+    stall.reached.set()
+    await asyncio.to_thread(stall.released.wait)
+
+
+async def _send(head: Head, fault: Fault | None, reader: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+    length = body_length(head)
+    left = None if fault != CUT_REQUEST else (length or 0) // 2
+    if left == 0:
+        to.transport.abort()
+        return
+    to.write(head.raw)
+    async for block in body(reader, head):
+        to.write(block[:left])
+        await to.drain()
+        if left is not None and (left := left - len(block)) <= 0:
+            to.transport.abort()
             return
-        headers = [(n, v) for n, v in answer.getheaders() if n.lower() not in ("connection", "transfer-encoding")]
-        self._answer(answer.status, headers, data, cut=kind == "cut")
 
-    def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, cut: bool = False) -> None:
-        self.send_response_only(status)
-        given = {name.lower() for name, _ in headers}
-        for name, value in headers:
-            self.send_header(name, self.of.headers.get(name.lower(), value))
-        if "date" not in given:
-            self.send_header("Date", self.of.headers.get("date", self.date_time_string()))
-        if "content-length" not in given:
-            self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data[: len(data) // 2] if cut else data)
-        if cut:
-            self._hang_up()
 
-    def _hang_up(self) -> None:
-        self.close_connection = True
-        self.connection.shutdown(socket.SHUT_RDWR)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Silence: the tests say what they saw."""
+async def _half(raw: bytes, blocks: AsyncIterator[bytes], writer: asyncio.StreamWriter) -> None:
+    """The answer's head and half of its body; nothing where it has none, as a head comes in one packet."""
+    whole = b"".join([block async for block in blocks])
+    writer.write(raw + whole[: len(whole) // 2] if whole else b"")
+    await writer.drain()

@@ -9,17 +9,30 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from faulty_proxy import Fault, FaultyProxy, at_rate, faulty_proxy
+from faults import (
+    CLOCK_SKEW,
+    CONFLICT,
+    CUT_BEFORE,
+    LOST_RESPONSE,
+    SLOW_DOWN,
+    Fault,
+    Request,
+    at_rate,
+    each,
+    nothing,
+    nth,
+    on,
+    once,
+)
+from faulty_proxy import FaultyProxy
 from pipeline.store import (
     LEASE_SECONDS,
     Blob,
@@ -40,6 +53,7 @@ from stages.config import InputError
 
 KEY = "ab" * 32
 OUTPUTS = {"deep/images.npy": b"\x01" * 5000, "ids.npy": b"12345678", "empty": b""}
+DENIED = Fault("AccessDenied", 403)
 QUICK = Patience(deadline=60, longest=0.02)
 
 
@@ -56,12 +70,6 @@ def written(folder: Path, outputs: dict[str, bytes]) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def proxy(s3_server: S3Server) -> Iterator[FaultyProxy]:
-    with faulty_proxy(s3_server.ports["s3"]) as running:
-        yield running
 
 
 @pytest.fixture
@@ -125,12 +133,6 @@ def test_any_rate_of_failures_ends_well(
     assert [(found.key, missing) for found, missing in store.look([("brew", KEY), ("brew", "cd" * 32)])] == [(KEY, [])]
 
 
-def once(fault: Fault, method: str, part: str) -> Callable[[str, str], Fault | None]:
-    """The fault for the first request of this kind, and none after."""
-    left = [fault]
-    return lambda seen, path: left.pop() if left and seen == method and part in path else None
-
-
 @pytest.mark.parametrize("damaged", [False, True], ids=["create", "replace"])
 def test_a_manifest_whose_answer_is_lost_is_our_own(
     damaged: bool, through: str, proxy: FaultyProxy, raw: Raw, tmp_path: Path
@@ -139,15 +141,7 @@ def test_a_manifest_whose_answer_is_lost_is_our_own(
     if damaged:
         lost = store.commit(written(tmp_path / "before", {"lost": b"lost"}), draft())
         raw.delete(f"blobs/{lost.blobs[0].sha256}")
-        lose, seen = Fault("lose"), []
-
-        def choose(method: str, path: str) -> Fault | None:
-            seen.extend([path] if method == "PUT" and "/steps/" in path else [])
-            return lose if len(seen) == 2 and method == "PUT" and "/steps/" in path else None
-
-        proxy.choose = choose
-    else:
-        proxy.choose = once(Fault("lose"), "PUT", "/steps/")
+    proxy.choose = each(LOST_RESPONSE, nth(1 if damaged else 0, of=on("PUT", "/steps/")))
     mine = draft()
     committed = store.commit(written(tmp_path / "out", OUTPUTS), mine)
     assert committed.write_id == mine.write_id
@@ -156,7 +150,7 @@ def test_a_manifest_whose_answer_is_lost_is_our_own(
 
 
 def test_a_write_of_two_at_once_is_tried_again(through: str, proxy: FaultyProxy, tmp_path: Path) -> None:
-    proxy.choose = once(Fault("refuse", 409, "ConditionalRequestConflict"), "PUT", "/steps/")
+    proxy.choose = once(CONFLICT, on("PUT", "/steps/"))
     mine = draft()
     assert quick(through).commit(written(tmp_path / "out", OUTPUTS), mine).write_id == mine.write_id
 
@@ -166,26 +160,26 @@ def test_a_write_of_two_at_once_is_tried_again(through: str, proxy: FaultyProxy,
     [(403, "AccessDenied"), (400, "InvalidRequest"), (404, "NoSuchBucket"), (412, "PreconditionFailed")],
 )
 def test_a_refusal_is_not_tried_again(status: int, code: str, through: str, proxy: FaultyProxy) -> None:
-    proxy.choose = lambda method, path: Fault("refuse", status, code)
+    proxy.choose = each(Fault(code, status))
     with pytest.raises(StoreError):
         quick(through).append_run("run", "name", "a line\n")
-    assert proxy.seen.total() == 1
+    assert len(proxy.requests) == 1
 
 
 def test_a_server_that_stays_away_is_an_error_after_the_deadline(
     through: str, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     store = S3Store(parse(through), Patience(deadline=1, longest=0.1))
-    proxy.choose = lambda method, path: Fault("refuse")
+    proxy.choose = each(SLOW_DOWN)
     started = time.monotonic()
     with pytest.raises(StoreError, match=r"refused, after \d+ tries: SlowDown Please reduce"):
         store.write_run("run", "name", b"data")
     assert 0.5 < time.monotonic() - started < 10
-    assert proxy.seen["PUT"] > 5
+    assert proxy.count("PUT") > 5
     with pytest.raises(StoreError, match=r"HeadObject was refused, after \d+ tries"):
         store.missing(draft().model_copy(update={"blobs": (Blob(name="a", size=1, sha256=KEY),)}))
-    assert proxy.seen["GET"] == 0  # it was tried for long enough
-    proxy.choose = lambda method, path: Fault("drop")
+    assert proxy.count("GET") == 0  # it was tried for long enough
+    proxy.choose = each(CUT_BEFORE)
     with pytest.raises(StoreError, match=r"S3 did not answer .* nothing that was committed is lost"):
         store.commit(written(tmp_path / "out", OUTPUTS), draft())
     assert contents(tmp_path / "out") == OUTPUTS
@@ -210,8 +204,8 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(
 # what S3 says, for people
 
 
-EXPIRED = Fault("refuse", 400, "ExpiredToken", "The provided token SESSION-TOKEN has expired.")
-INVALID = Fault("refuse", 403, "InvalidAccessKeyId", "AWSAccessKeyId=OWNERACCESSKEY is not known")
+EXPIRED = Fault("ExpiredToken", 400, "The provided token SESSION-TOKEN has expired.")
+INVALID = Fault("InvalidAccessKeyId", 403, "AWSAccessKeyId=OWNERACCESSKEY is not known")
 
 
 @pytest.mark.parametrize(("fault", "says"), [(EXPIRED, "have expired"), (INVALID, "are not valid here")])
@@ -226,12 +220,12 @@ def test_credentials_that_end_in_the_middle_are_said_without_them(
 ) -> None:
     store = quick(through)
     store.write_run("run", "name", b"data")
-    proxy.choose = lambda method, path: fault
+    proxy.choose = each(fault)
     with caplog.at_level(logging.INFO), pytest.raises(StoreError, match=says) as caught:
         store.commit(written(tmp_path / "out", OUTPUTS), draft())
     for secret in (s3_server.owner.secret, s3_server.owner.access, "SESSION-TOKEN", "X-Amz"):
         assert secret not in f"{''.join(traceback.format_exception(caught.value))} {caught.value!r} {caplog.text}"
-    assert proxy.seen.total() <= 1 + 4 * len(OUTPUTS)
+    assert len(proxy.requests) <= 1 + 4 * len(OUTPUTS)
 
 
 def test_a_server_that_repeats_secrets_is_not_repeated(
@@ -241,7 +235,7 @@ def test_a_server_that_repeats_secrets_is_not_repeated(
     told = (
         f"{s3_server.owner.secret} SESSION-TOKEN http://u:hidden@h/?X-Amz-Signature=abcdef&amp;X-Amz-Credential=cred/x"
     )
-    proxy.choose = lambda method, path: Fault("refuse", 400, "Odd", told)
+    proxy.choose = each(Fault("Odd", 400, told))
     with pytest.raises(StoreError, match="was refused: Odd") as caught:
         quick(through).write_run("run", "name", b"data")
     for secret in (s3_server.owner.secret, "SESSION-TOKEN", "hidden", "abcdef", "cred/x"):
@@ -249,17 +243,14 @@ def test_a_server_that_repeats_secrets_is_not_repeated(
 
 
 def test_a_clock_that_is_off_is_said(through: str, proxy: FaultyProxy, caplog: pytest.LogCaptureFixture) -> None:
-    def server_ahead(minutes: int) -> None:
-        proxy.headers["date"] = format_datetime(datetime.now(UTC) + timedelta(minutes=minutes), usegmt=True)
-
-    server_ahead(20)
+    proxy.clock_offset = timedelta(minutes=20)
     with pytest.raises(InputError, match="clock is 20 minutes behind the server's"):
         open_store(through).probe()
-    server_ahead(-5)
+    proxy.clock_offset = timedelta(minutes=-5)
     open_store(through).probe()
     assert "clock is 5 minutes ahead of the server's" in caplog.text
-    server_ahead(30)
-    proxy.choose = lambda method, path: Fault("refuse", 403, "RequestTimeTooSkewed")
+    proxy.clock_offset = timedelta(minutes=30)
+    proxy.choose = each(CLOCK_SKEW)
     with pytest.raises(StoreError, match="clock is 30 minutes behind the server's"):
         quick(through).write_run("run", "name", b"data")
 
@@ -271,17 +262,13 @@ def test_probe_finds_a_good_store_and_leaves_nothing(s3_url: str, raw: Raw, s3_s
 
 
 def test_probe_does_not_take_a_lost_answer_for_an_ignored_condition(through: str, proxy: FaultyProxy) -> None:
-    puts = []
+    def write(request: Request) -> bool:
+        return request.method == "PUT" and "uploadId" not in request.target
 
-    def choose(method: str, path: str) -> Fault | None:
-        if method == "PUT" and "uploadId" not in path:
-            puts.append(path)
-            return Fault("lose") if len(puts) in (1, 4) else None  # each of the two writes that are to be done
-        return None
-
-    proxy.choose = choose
+    proxy.choose = each(LOST_RESPONSE, nth(0, 3, of=write))  # each of the two writes that are to be done
     open_store(through).probe()
-    assert len(puts) == 6
+    assert sum(map(write, proxy.requests)) == 6
+    assert proxy.injected == {LOST_RESPONSE: 2}
 
 
 @pytest.mark.parametrize(
@@ -330,13 +317,13 @@ def test_probe_says_what_is_missing(
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        (Fault("refuse", 403, "AccessDenied"), "may not do s3:ListBucket"),
+        (DENIED, "may not do s3:ListBucket"),
         (EXPIRED, "credentials have expired"),
-        (Fault("refuse", 400, "AuthorizationHeaderMalformed", "expecting 'eu-west-1'"), "give --s3-region eu-west-1"),
+        (Fault("AuthorizationHeaderMalformed", 400, "expecting 'eu-west-1'"), "give --s3-region eu-west-1"),
     ],
 )
 def test_probe_says_what_the_server_refuses(fault: Fault, says: str, through: str, proxy: FaultyProxy) -> None:
-    proxy.choose = lambda method, path: fault if "list-type=2" in path else None
+    proxy.choose = each(fault, on("GET", "list-type=2"))
     with pytest.raises(InputError, match=says):
         open_store(through).probe()
 
@@ -349,14 +336,13 @@ def test_a_right_that_only_cleaning_needs_is_named(
     method: str, query: str, right: str, through: str, proxy: FaultyProxy, raw: Raw
 ) -> None:
     raw.client.create_multipart_upload(Bucket=BUCKET, Key=f"{raw.prefix}/blobs/{KEY}")
-    denied = Fault("refuse", 403, "AccessDenied")
-    proxy.choose = lambda seen, path: denied if seen == method and query in path.partition("?")[2] else None
+    proxy.choose = each(DENIED, on(method, query))
     with pytest.raises(StoreError, match=f"may not do {right} on"):
         list(quick(through).sweep(0, set(), True))
 
 
 def test_probe_names_the_right_to_delete(through: str, proxy: FaultyProxy) -> None:
-    proxy.choose = lambda method, path: Fault("refuse", 403, "AccessDenied") if method == "DELETE" else None
+    proxy.choose = each(DENIED, on("DELETE"))
     with pytest.raises(InputError, match="may not do s3:DeleteObject"):
         open_store(through).probe()
 
@@ -386,9 +372,9 @@ def test_what_is_there_is_not_uploaded_again(through: str, proxy: FaultyProxy, r
     first = store.commit(written(tmp_path / "first", OUTPUTS), draft())
     for blob in first.blobs:
         assert raw.head(f"blobs/{blob.sha256}")["Metadata"] == {"sha256": blob.sha256}
-    proxy.seen.clear()
+    proxy.requests.clear()
     store.commit(written(tmp_path / "second", OUTPUTS), draft("cd" * 32))
-    assert proxy.seen["PUT"] == 1  # the manifest
+    assert proxy.count("PUT") == 1  # the manifest
 
 
 def test_an_input_may_be_an_output_and_costs_nothing(
@@ -400,10 +386,10 @@ def test_an_input_may_be_an_output_and_costs_nothing(
     out = tmp_path / "out"
     out.mkdir()
     (out / "same").symlink_to(tmp_path / "inputs/base/shard")
-    proxy.seen.clear()
+    proxy.requests.clear()
     second = store.commit(out, draft("cd" * 32))
     assert [blob.sha256 for blob in second.blobs] == [blob.sha256 for blob in first.blobs]
-    assert (proxy.seen["PUT"], proxy.seen["GET"]) == (1, 0)
+    assert (proxy.count("PUT"), proxy.count("GET")) == (1, 0)
     (out / "other").symlink_to("/etc/hostname")
     with pytest.raises(StoreError, match="is a link or a device"):
         store.commit(out, draft("ef" * 32))
@@ -431,30 +417,23 @@ def test_an_old_blob_is_made_young_before_a_manifest_names_it(
 def test_an_old_blob_that_may_not_be_copied_is_uploaded_anew(
     through: str, proxy: FaultyProxy, raw: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, copies = quick(through), []
+    store = quick(through)
     first = store.commit(written(tmp_path / "first", {"a": b"a"}), draft())
     name = f"blobs/{first.blobs[0].sha256}"
     before = raw.head(name)["LastModified"]
     monkeypatch.setattr(s3, "GRACE_SECONDS", 1)
     time.sleep(2.1)
-
-    def choose(method: str, path: str) -> Fault | None:
-        if method == "PUT" and "/blobs/" in path and not copies:
-            copies.append(path)
-            return Fault("refuse", 403, "AccessDenied")
-        return None
-
-    proxy.choose = choose
+    proxy.choose = once(DENIED, on("PUT", "/blobs/"))
     store.commit(written(tmp_path / "second", {"a": b"a"}), draft("cd" * 32))
-    assert copies
+    assert proxy.injected == {DENIED: 1}
     assert raw.head(name)["LastModified"] > before
 
 
 def test_a_blob_that_is_collected_before_the_manifest_names_it_comes_back(
     through: str, proxy: FaultyProxy, raw: Raw, tmp_path: Path
 ) -> None:
-    def collect(method: str, path: str) -> None:
-        if method == "PUT" and "/steps/" in path:
+    def collect(request: Request) -> None:
+        if on("PUT", "/steps/")(request):
             for name in raw.names("blobs/"):
                 raw.delete(name)
 
@@ -467,14 +446,14 @@ def test_a_copy_does_not_end_well_without_its_blobs(through: str, proxy: FaultyP
     store = quick(through)
     source = store.commit(written(tmp_path / "out", OUTPUTS), draft("cd" * 32))
 
-    def collect(method: str, path: str) -> None:
-        if method == "PUT" and "/steps/" in path:
+    def collect(request: Request) -> None:
+        if on("PUT", "/steps/")(request):
             raw.delete(f"blobs/{source.blobs[0].sha256}")
 
     proxy.choose = collect
     with pytest.raises(StoreError, match=f"blobs/{source.blobs[0].sha256} was collected .* copy it again"):
         store.settle(draft().model_copy(update={"blobs": source.blobs}))
-    proxy.choose = lambda method, path: None
+    proxy.choose = nothing
     store.upload(source.blobs[0], tmp_path / "out" / source.blobs[0].name)
     assert store.missing(store.settle(draft().model_copy(update={"blobs": source.blobs}))) == []
 
@@ -555,7 +534,7 @@ def test_a_step_that_is_done_does_not_fail_for_its_scratch(
     store = quick(through)
     (store.scratch(KEY) / "checkpoint").write_bytes(b"step 100")
     store.push_scratch(KEY, "checkpoint")
-    proxy.choose = lambda method, path: Fault("refuse", 403, "AccessDenied") if "list-type=2" in path else None
+    proxy.choose = each(DENIED, on("GET", "list-type=2"))
     store.clear_scratch(KEY)
     assert list(store.scratch(KEY).iterdir()) == []
     assert "stays until the next `brewline cache gc`" in caplog.text
@@ -581,10 +560,6 @@ def test_lines_of_several_threads_all_arrive(s3_url: str) -> None:
 
 def test_a_lease_that_is_not_renewed_is_anothers_to_take(through: str, proxy: FaultyProxy, raw: Raw) -> None:
     stores = [quick(through) for _ in range(6)]
-
-    def server_ahead(seconds: float) -> None:
-        proxy.headers["date"] = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
-
     assert stores[0].acquire(KEY, "dead") == 0
     written_first = raw.head(f"leases/{KEY}")
     time.sleep(1.1)
@@ -592,11 +567,11 @@ def test_a_lease_that_is_not_renewed_is_anothers_to_take(through: str, proxy: Fa
     renewed = raw.head(f"leases/{KEY}")
     assert renewed["LastModified"] > written_first["LastModified"]
     assert renewed["ETag"] != written_first["ETag"]
-    server_ahead(LEASE_SECONDS - 20)
+    proxy.passed = timedelta(seconds=LEASE_SECONDS - 20)
     assert 0 < stores[1].acquire(KEY, "1") <= 20
-    server_ahead(LEASE_SECONDS + 5)
+    proxy.passed = timedelta(seconds=LEASE_SECONDS + 5)
     assert stores[2].acquire(KEY, "2") == 0
-    proxy.headers.clear()
+    proxy.passed = timedelta()
     assert stores[0].acquire(KEY, "dead") > 0
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faulty_proxy import Fault, at_rate, faulty_proxy
+from faults import LOST_RESPONSE, at_rate, on, once
+from faulty_proxy import FaultyProxy
 from pipeline.store.s3_address import Address, parse
 from pipeline.store.s3_client import PART, Patience
 from pipeline.store.s3_compose import LARGEST, MOST, SMALLEST, Stored, compose, parts_of, stored, traffic
@@ -184,21 +185,16 @@ def test_an_object_over_a_network_that_fails(
     s3_server: S3Server, objects: Objects, sources: list[Stored], random_bytes: bytes
 ) -> None:
     """A third of the requests, in every way; and the answer to the last, that all is done, is lost."""
-    lost = [Fault("lose")]
-    often = at_rate(0.33)
-
-    def choose(method: str, path: str) -> Fault | None:
-        last = method == "POST" and "uploadId" in path
-        return lost.pop() if last and lost else often(method, path)
-
+    often, last = at_rate(0.33), on("POST", "uploadId")
+    lost = once(LOST_RESPONSE, last)
     pieces = [Span(0, 0, 15 * MIB), some(1000), Span(0, 15 * MIB + 1000, 15 * MIB), Span(1, 7, 2 * MIB)]
-    with faulty_proxy(s3_server.ports["s3"]) as proxy:
-        proxy.choose = choose
+    with FaultyProxy(s3_server.endpoint) as proxy:
+        proxy.choose = lambda request: lost(request) or often(request)
         through = Objects(Address(BUCKET, objects.address.prefix, proxy.endpoint), QUICK)
         theirs = [Stored(through, source.name, source.size, source.etag) for source in sources]
         name = uuid4().hex
         compose(through, name, parts_of(pieces), theirs, False, quiet)
-        assert not lost
+        assert LOST_RESPONSE in [request.fault for request in proxy.requests if last(request)]
     expected = whole(pieces, [random_bytes[: 40 * MIB], random_bytes[40 * MIB :]])
     assert objects.get(name)[0] == expected  # type: ignore[index]
 
