@@ -12,24 +12,13 @@ import yaml
 
 from ray_head import PROGRAMS, Brewline, Head, environment, started_head
 
-TINY: dict[str, Any] = {
-    "name": "tiny-job",
-    "dataset": {"kind": "digits", "per_class": 30, "test_per_class": 10},
-    "cases": {"kind": "random", "count": 1},
-    "network": {"name": "convnet", "depth": 3, "width": 4},
-    "training": {"epochs": 2, "learning_rate": 0.02, "augmentation": {"flip": False, "pad": 1}},
-    "attack": {"eps": 32, "budget": 0.05, "restarts": 1, "steps": 3, "augmentation": {"flip": False, "shift": 1}},
-    "victims": {"count": 1},
-    "runtime": {"device": "cpu"},
-}
-
 
 @pytest.fixture
-def tiny_file(tmp_path: Path) -> Path:
+def tiny_file(tiny: dict[str, Any], tmp_path: Path) -> Path:
     """An experiment that runs in seconds, beside a file that is nobody's business."""
     file = tmp_path / "here" / "tiny-job.yaml"
     file.parent.mkdir()
-    file.write_text(yaml.safe_dump(TINY))
+    file.write_text(yaml.safe_dump(tiny | {"name": "tiny-job"}))
     (file.parent / "private.txt").write_text("not to be sent")
     return file
 
