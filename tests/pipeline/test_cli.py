@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -12,34 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import yaml
 from PIL import Image
 
-Brewline = Callable[..., subprocess.CompletedProcess[str]]
+from tiny_pipeline import Brewline, refused
+
 RATES = {"poison_success", "clean_success", "poisoned_accuracy", "clean_accuracy"}
-
-
-@pytest.fixture
-def no_ray(tmp_path: Path) -> dict[str, str]:
-    """An environment in which importing Ray fails."""
-    folder = tmp_path / "no-ray" / "ray"
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").write_text("raise ImportError('this command must not need Ray')\n")
-    return {"PYTHONPATH": str(folder.parent)}
-
-
-@pytest.fixture
-def copied(finished: Any, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished.store, tmp_path / "store"))
-
-
-def refused(done: subprocess.CompletedProcess[str], *told: str) -> None:
-    """The command ended with exit code 2 and said these things, without a traceback."""
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    for text in told:
-        assert text in done.stderr + done.stdout
 
 
 def test_the_last_line_of_a_run_is_its_result(finished: Any) -> None:
@@ -127,72 +104,6 @@ def test_why_shows_one_key_and_compares_two(brewline: Brewline, finished: Any) -
     assert "the keys are the same" in same.stdout
     refused(brewline("why", "0" * 10, "--store", finished.store), "no key in", "0000000000")
     refused(brewline("why", "xyz!", "--store", finished.store), "expected at least 4")
-
-
-def test_cache_lists_verifies_and_removes(brewline: Brewline, copied: Path, finished: Any) -> None:
-    listed = brewline("cache", "ls", "--store", copied)
-    assert len(listed.stdout.splitlines()) == finished.result["steps"]["total"]
-    only = brewline("cache", "ls", "--stage", "brew", "--store", copied).stdout.splitlines()
-    assert [line.split()[0] for line in only] == ["brew", "brew"]
-    assert brewline("cache", "verify", "--store", copied).returncode == 0
-    key = only[0].split()[1]
-    manifest = json.loads(next((copied / "steps" / "brew").glob(f"{key}*.json")).read_text())
-    blob = copied / "blobs" / manifest["blobs"][0]["sha256"]
-    blob.chmod(0o644)
-    blob.write_bytes(bytes(blob.stat().st_size))
-    damaged = brewline("cache", "verify", "--store", copied)
-    assert damaged.returncode == 1
-    assert f"brew {key}: {manifest['blobs'][0]['name']}" in damaged.stdout
-    refused(brewline("cache", "rm", key, "0000", "--store", copied), "nothing was removed")
-    assert len(brewline("cache", "ls", "--stage", "brew", "--store", copied).stdout.splitlines()) == 2
-    removed = brewline("cache", "rm", key, "--store", copied)
-    assert (removed.returncode, removed.stdout) == (0, f"removed brew {key}\n")
-    assert len(brewline("cache", "ls", "--stage", "brew", "--store", copied).stdout.splitlines()) == 1
-
-
-def test_a_stage_runs_on_folders_without_ray_and_without_a_store(
-    brewline: Brewline, tmp_path: Path, no_ray: dict[str, str]
-) -> None:
-    params, out = tmp_path / "params.yaml", tmp_path / "out"
-    params.write_text("dataset: {kind: digits, per_class: 20}\n")
-    done = brewline("step", "prepare", "--params", params, "--out", out, "--runtime", "cpus=1", **no_ray)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["train_images"] == 200
-    assert any(out.iterdir())
-    overlay = brewline("step", "export", "--out", tmp_path / "x", "--input", f"dataset={out}", **no_ray)
-    refused(overlay, "eps", "Field required")
-    refused(brewline("step", "prepair", "--out", out), "did you mean 'prepare'")
-    refused(brewline("step", "prepare", "--out", out, "--params", tmp_path / "absent.yaml"), "absent.yaml")
-    refused(brewline("step", "prepare", "--out", out, "--input", "dataset"), "expected NAME=VALUE")
-    refused(brewline("step", "prepare", "--out", out, "--input", "dataset=/absent"), "no such folder")
-    refused(brewline("step", "prepare", "--out", out, "--params", params, "--runtime", "cpu=1"), "did you mean 'cpus'")
-
-
-def test_a_stage_on_folders_goes_on_from_a_checkpoint_of_its_own_params_only(
-    tmp_path: Path, brewline: Brewline
-) -> None:
-    dataset, params, out = tmp_path / "dataset", tmp_path / "params.yaml", tmp_path / "out"
-    params.write_text("dataset: {kind: digits, per_class: 20}\n")
-    assert brewline("step", "prepare", "--params", params, "--out", dataset).returncode == 0
-    words = ("step", "pretrain", "--params", params, "--input", f"dataset={dataset}", "--out", out)
-    training = {"epochs": 100_000, "learning_rate": 0.01, "augmentation": {"flip": False, "pad": 1}}
-    fields = {"network": {"name": "convnet", "depth": 3, "width": 4}, "training": training, "seed": 0}
-    params.write_text(yaml.safe_dump(fields))
-    often = (str(Path(sys.executable).with_name("brewline")), *map(str, words), "--runtime", "checkpoint_seconds=0")
-    process = subprocess.Popen(often, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 60
-    while not list(out.glob(".checkpoint-*/checkpoint.safetensors")) and time.monotonic() < end:
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    assert list(out.glob(".checkpoint-*")), "no checkpoint was written"
-    training["epochs"] = 2
-    params.write_text(yaml.safe_dump(fields))
-    done = brewline(*words)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.split()[0] == "1/2", "other params begin anew"
-    refused(brewline("step", "pretrain", "--params", params, "--out", out), "the stage needs --input dataset=FOLDER")
-    refused(brewline("step", "select", "--out", out), "the stage needs inputs brew.0")
 
 
 def test_a_damaged_summary_is_made_again(brewline: Brewline, copied: Path, tiny_file: Path, finished: Any) -> None:

@@ -1,17 +1,16 @@
 """The commands that look into a store, and how every command is told where a store in S3 is."""
 
-import subprocess
-from collections.abc import Callable
+import json
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from pipeline.store import Manifest, Store, new_write_id, open_store
 from s3_server import S3Server
-
-Brewline = Callable[..., subprocess.CompletedProcess[str]]
+from tiny_pipeline import Brewline, refused
 
 
 def committed(store: Store, folder: Path, name: str) -> Manifest:
@@ -21,6 +20,27 @@ def committed(store: Store, folder: Path, name: str) -> Manifest:
     key = sha256(name.encode()).hexdigest()
     fields = {"params": {}, "inputs": {}, "write_id": new_write_id(), "provenance": provenance}
     return store.commit(folder, Manifest(stage="brew", key=key, version=1, **fields))
+
+
+def test_cache_lists_verifies_and_removes(brewline: Brewline, copied: Path, finished: Any) -> None:
+    listed = brewline("cache", "ls", "--store", copied)
+    assert len(listed.stdout.splitlines()) == finished.result["steps"]["total"]
+    only = brewline("cache", "ls", "--stage", "brew", "--store", copied).stdout.splitlines()
+    assert [line.split()[0] for line in only] == ["brew", "brew"]
+    assert brewline("cache", "verify", "--store", copied).returncode == 0
+    key = only[0].split()[1]
+    manifest = json.loads(next((copied / "steps" / "brew").glob(f"{key}*.json")).read_text())
+    blob = copied / "blobs" / manifest["blobs"][0]["sha256"]
+    blob.chmod(0o644)
+    blob.write_bytes(bytes(blob.stat().st_size))
+    damaged = brewline("cache", "verify", "--store", copied)
+    assert damaged.returncode == 1
+    assert f"brew {key}: {manifest['blobs'][0]['name']}" in damaged.stdout
+    refused(brewline("cache", "rm", key, "0000", "--store", copied), "nothing was removed")
+    assert len(brewline("cache", "ls", "--stage", "brew", "--store", copied).stdout.splitlines()) == 2
+    removed = brewline("cache", "rm", key, "--store", copied)
+    assert (removed.returncode, removed.stdout) == (0, f"removed brew {key}\n")
+    assert len(brewline("cache", "ls", "--stage", "brew", "--store", copied).stdout.splitlines()) == 1
 
 
 def test_cache_lists_verifies_and_removes_in_s3(
@@ -65,9 +85,7 @@ def test_cache_lists_verifies_and_removes_in_s3(
     ],
 )
 def test_options_that_do_not_fit_are_refused(arguments: tuple[str, ...], says: str, brewline: Brewline) -> None:
-    refused = brewline("cache", "ls", *arguments)
-    assert refused.returncode == 2
-    assert says in refused.stderr
+    refused(brewline("cache", "ls", *arguments), says)
 
 
 def test_every_command_with_a_store_takes_the_options(brewline: Brewline) -> None:
@@ -76,8 +94,8 @@ def test_every_command_with_a_store_takes_the_options(brewline: Brewline) -> Non
     verify, remove = ("cache", "verify"), ("cache", "rm", "abcd")
     planned = (("run", "quickstart"), ("plan", "quickstart"))
     for command in (*planned, ("status",), ("why", "abcd"), export, add, verify, remove):
-        refused = brewline(*command, "--store", "s3://bucket/p", "--s3-endpoint", "minio:9000")
-        assert "S3 endpoint 'minio:9000'" in refused.stderr
+        done = brewline(*command, "--store", "s3://bucket/p", "--s3-endpoint", "minio:9000")
+        assert "S3 endpoint 'minio:9000'" in done.stderr
 
 
 def test_the_environments_endpoint_is_not_for_folders(brewline: Brewline, tmp_path: Path) -> None:

@@ -1,17 +1,14 @@
 """What a user may get wrong in an experiment is told before anything runs, by field, value and what to do."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
 from pipeline.experiment import Experiment, load_experiments, named_experiments, parse, prepare_experiment
 from pipeline.plan import plan
-from pipeline.user_yaml import read_yaml
 from stages.config import InputError
 from stages.shards import ffcv_reader
 from stages.training.config import Augmentation, Constant
@@ -182,33 +179,6 @@ def test_set_into_a_list_is_refused_with_the_field(file: Path, tiny: dict[str, A
         load(file, "surrogates.networks.0.width=3")
 
 
-FILES = {
-    "- 1\n- 2\n": "holds list; expected a mapping",
-    "": "holds NoneType; expected a mapping",
-    "name: a\nname: b\n": "'name' stands twice, line 1",
-    "attack:\n  eps: 1\n  steps: 3\n  eps: 2\n": "'eps' stands twice, line 2",
-    "name: [\n": "cannot be read as YAML",
-    "name: !!python/object/apply:os.system [true]\n": "cannot be read as YAML",
-    "name: 2026-99-99\n": "cannot be read as YAML",
-}
-
-
-@pytest.mark.parametrize("text", FILES)
-def test_a_file_that_is_no_experiment_is_named(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "broken.yaml"
-    file.write_text(text)
-    with pytest.raises(InputError, match=FILES[text]) as error:
-        load(file)
-    assert str(file) in str(error.value)
-
-
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
-    for name in ("latin.yaml", "absent.yaml", ""):
-        with pytest.raises(InputError, match=str(tmp_path / name)):
-            read_yaml(tmp_path / name)
-
-
 def test_an_unknown_experiment_names_the_nearest() -> None:
     with pytest.raises(InputError, match=r"no experiment 'quickstar'.*did you mean 'quickstart'\?"):
         load_experiments("quickstar")
@@ -257,102 +227,6 @@ def test_what_only_the_data_tell_is_checked_before_any_compute(file: Path, tmp_p
     ):
         with pytest.raises(InputError, match=message):
             prepare_experiment(load(file, *settings))
-
-
-MACHINE = {
-    "runtime.device",
-    "runtime.cpus",
-    "runtime.gpus",
-    "runtime.memory_gb",
-    "runtime.micro_batch",
-    "runtime.resources",
-    "runtime.workers",
-    "runtime.min_workers",
-    "runtime.checkpoint_seconds",
-    "runtime.stages",
-}
-OF_TREES_ALONE = {"shards.images_per_shard"}
-NO_PART_OF_ANY_KEY = {"name", "description", "paper", "dataset.root", "dataset.download", *OF_TREES_ALONE, *MACHINE}
-NOT_OF_EVERY_NETWORK = ("depth", "batch_norm", "activation", "weights")
-ONE_VALUE = {"format", "attack.kind", "attack.schedule.kind"}
-"""Fields that have no other valid value."""
-
-
-def leaves(value: Any, path: str = "") -> set[str]:
-    """The paths of the fields of a configuration that hold no configuration."""
-    if not isinstance(value, BaseModel):
-        return {path}
-    return {
-        leaf for name in type(value).model_fields for leaf in leaves(getattr(value, name), f"{path}.{name}".lstrip("."))
-    }
-
-
-TRIED: tuple[Any, ...] = (
-    *(
-        1,
-        2,
-        5,
-        8,
-        30,
-        0.5,
-        0.01,
-        True,
-        False,
-        "f" * 64,
-        "bf16",
-        {"batch_size": 32},
-        "float32",
-        "adam",
-        "sgd",
-        "gelu",
-        "zero",
-        "resnet18",
-        "multistep",
-        "constant",
-        "beton",
-        [5, 5],
-    ),
-    *("outlier", "cifar10", "double-backward", "squared-euclidean", "carlini-wagner", "cpu", "cuda", "/elsewhere"),
-    *([1], {}, {"name": "resnet20"}, [{"name": "resnet20"}], {"epochs": 3}, {"brew": {"cpus": 3}}, {"spot": 1}, None),
-)
-"""Values to set fields to."""
-
-
-def others(experiment: Experiment, path: str) -> Iterator[Experiment]:
-    """The experiment with one field changed to other valid values; what belongs to a kind or name to defaults."""
-    *parents, last = path.split(".")
-    for value in TRIED:
-        data = experiment.model_dump(mode="json")
-        place = data
-        whole = last == "kind" or path == "network.name"
-        for name in parents[:-1] if whole else parents:
-            place = place[name]
-        if whole:
-            place[parents[-1]] = {last: value}
-        else:
-            place[last] = value
-        try:
-            found = parse(data, path)
-        except InputError:
-            continue
-        if found != experiment:
-            yield found
-
-
-@pytest.mark.parametrize("name", ["quickstart", "cifar10-small"])
-def test_every_field_but_the_words_and_the_machine_changes_a_key(name: str) -> None:
-    experiment = load_experiments(name)[""]
-    before = set(plan({"": experiment}).steps)
-    no_other, no_change = set(), set()
-    for path in leaves(experiment):
-        changed = list(others(experiment, path))
-        if not changed:
-            no_other.add(path)
-        elif all(set(plan({"": other}).steps) == before for other in changed):
-            no_change.add(path)
-    assert no_change == NO_PART_OF_ANY_KEY & leaves(experiment)
-    not_of_this_kind = {"shards.jpeg_quality", *(f"network.{name}" for name in NOT_OF_EVERY_NETWORK)}
-    assert no_other - not_of_this_kind == ONE_VALUE
 
 
 def test_what_shards_cannot_hold_is_said_before_anything_runs(tiny: dict[str, Any], monkeypatch: Any) -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -113,6 +114,29 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_file: Path, brewline
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     return Finished(store, done.stdout, done.stderr, result, store / "runs" / result["run"])
+
+
+@pytest.fixture
+def no_ray(tmp_path: Path) -> dict[str, str]:
+    """An environment in which importing Ray fails."""
+    folder = tmp_path / "no-ray" / "ray"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise ImportError('this command must not need Ray')\n")
+    return {"PYTHONPATH": str(folder.parent)}
+
+
+@pytest.fixture
+def copied(finished: Finished, tmp_path: Path) -> Path:
+    """The store of the finished run, to be harmed."""
+    return Path(shutil.copytree(finished.store, tmp_path / "store"))
+
+
+def refused(done: subprocess.CompletedProcess[str], *told: str) -> None:
+    """The command ended with exit code 2 and said these things, without a traceback."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    for text in told:
+        assert text in done.stderr + done.stdout
 
 
 @pytest.fixture(scope="session")
