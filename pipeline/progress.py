@@ -134,8 +134,13 @@ class Reporter:
         self._log_step(step, "failed", why=failure.why, log=failure.log)
         self._line(step, "FAILED")
 
+    def paused(self, step: Step) -> None:
+        """A step begins again later."""
+        if self._rows[step.stage].running.pop(step.key, None) is not None:
+            self._log_step(step, "paused")
+
     def waiting(self, why: str) -> None:
-        """Nothing runs."""
+        """What is waited for."""
         self._log("run", "waiting", why=why)
         self._console.print(f"waiting: {why}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 

@@ -52,7 +52,11 @@ def ray_options(wanted: Mapping[str, float]) -> dict[str, Any]:
 
 def at_once(runtime: Runtime, stage: str, machines: Sequence[Machine]) -> int:
     """How many steps of a stage the machines run at the same time, at least one."""
-    wanted = wants(runtime, stage, has_gpus(machines))
+    return places(wants(runtime, stage, has_gpus(machines)), runtime, stage, machines)
+
+
+def places(wanted: Mapping[str, float], runtime: Runtime, stage: str, machines: Sequence[Machine]) -> int:
+    """How many steps of a stage that take so much (each worker of them) have a place at the same time, at least one."""
     return max(1, sum(_slots(machine, wanted) for machine in machines) // workers_of(runtime, stage))
 
 

@@ -20,12 +20,12 @@ from pipeline.preflight import check_machines
 from pipeline.queue import Queue
 from pipeline.resources import (
     Machine,
-    at_once,
     check_resources,
     has_gpus,
     infeasible,
     machines,
     may_grow,
+    places,
     ray_options,
     wants,
     workers_of,
@@ -33,8 +33,9 @@ from pipeline.resources import (
 from pipeline.step import Step
 from pipeline.store import Manifest, Store, StoreError
 from pipeline.store.lease import this_process
-from pipeline.work import Board, Failure, Gone, Held, Progress, place_of_log, work
+from pipeline.work import Away, Board, Failure, Gone, Held, Progress, place_of_log, work
 from stages.config import InputError
+from stages.stage import STAGES
 
 ATTEMPTS = 5
 """Times in a row that a step may lose its worker, or have its output damaged, before it counts as failed."""
@@ -46,10 +47,15 @@ SPARE, GROWING = 16, 1000
 """Steps of a stage given to Ray besides twice as many as can run: no slot is ever idle, and Ray's queue stays short; an
 autoscaler must see how much is wanted."""
 POLL_SECONDS = 0.25
+MACHINES_SECONDS = 5.0
+"""How often it is looked which machines there are."""
 WAITING_SECONDS = 30.0
 """A run in which nothing happens for so long says what it waits for."""
 HELD_SECONDS = 5.0
 """How often a step that another run has is looked at."""
+AWAY_SECONDS = 30.0
+"""How long a step waits that gave up on the store, which did not answer for minutes. It is tried until somebody ends
+the run: all that is done is in the store."""
 RELEASE_SECONDS = 5.0
 """How long an interrupted run tries to give back its leases, which end by themselves."""
 BLIND_SECONDS = 100.0
@@ -86,8 +92,11 @@ class Watcher(Protocol):
     def failed(self, step: Step, failure: Failure) -> None:
         """A step will not be tried again."""
 
+    def paused(self, step: Step) -> None:
+        """A step that had begun waits for something, and begins again."""
+
     def waiting(self, why: str) -> None:
-        """Nothing runs, and why."""
+        """What is waited for."""
 
 
 class Runner:
@@ -98,6 +107,9 @@ class Runner:
     ) -> None:
         self._plan, self._store, self._runtimes, self._watcher = plan, store, runtimes, watcher
         self._machines, self._growing = cluster, False
+        # Asked once: a cluster that loses its last GPU waits for another, and does not go on with CPUs.
+        gpus = has_gpus(cluster)
+        self._wanted = {stage: wants(runtimes.of(stage), stage, gpus) for stage in STAGES}
         self._owner = this_process()
         self._damaged: set[str] = set()
         self._task: Any = None
@@ -108,9 +120,11 @@ class Runner:
         self._queue = Queue(plan.steps)
         self._losses: Counter[str] = Counter()
         self._blind: defaultdict[str, float] = defaultdict(float)
+        self._started: dict[str, float] = {}
+        self._ended: dict[str, float] = {}
         self._last: dict[str, Progress] = {}
         self._furthest: dict[str, int] = {}
-        self._event = time.monotonic()
+        self._event = self._looked = time.monotonic()
 
     def run(self, cached: set[str], damaged: Collection[str] = ()) -> Outcome:
         """Run what is not in `cached`, and return when nothing more can run. KeyboardInterrupt ends it cleanly.
@@ -165,18 +179,18 @@ class Runner:
             runtime = self._runtimes.of(stage)
             # A step of several workers is led by a task that takes nothing: only as many as can work, and one more to
             # ask an autoscaler for.
-            grouped = workers_of(runtime, stage) > 1
-            most = at_once(runtime, stage, self._machines) * (1 if grouped else 2)
+            grouped, wanted = workers_of(runtime, stage) > 1, self._wanted[stage]
+            most = places(wanted, runtime, stage, self._machines) * (1 if grouped else 2)
             most += self._growing if grouped else GROWING if self._growing else SPARE
             while ready and self._in_flight[stage] < most:
-                self._start(ready.popleft(), {} if grouped else wants(runtime, stage, has_gpus(self._machines)))
+                self._start(ready.popleft(), ray_options({} if grouped else wanted))
 
-    def _start(self, step: Step, wanted: Mapping[str, float]) -> None:
-        runtime = self._runtimes.of(step.stage)
-        task = self._task.options(**ray_options(wanted))
-        arguments = (step, self._store.url, runtime, self._board, self._owner, step.key in self._damaged)
-        self._running[task.remote(*arguments)] = step
+    def _start(self, step: Step, options: Mapping[str, Any]) -> None:
+        again, wanted = step.key in self._damaged, self._wanted[step.stage]
+        arguments = (step, self._store.url, self._runtimes.of(step.stage), wanted, self._board, self._owner, again)
+        self._running[self._task.options(**options).remote(*arguments)] = step
         self._in_flight[step.stage] += 1
+        self._started[step.key] = time.monotonic()
 
     def _settle_done(self) -> None:
         """Wait a little for tasks that end, and take in all that have."""
@@ -209,19 +223,42 @@ class Runner:
             return
         if isinstance(result, Manifest):
             self._outcome.ran.add(step.key)
+            self._damaged.discard(step.key)
+            self._ended[step.key] = time.monotonic()
             self._watcher.ended(step, result)
             self._queue.done(step)
-        elif isinstance(result, Gone):
-            maker = self._plan.steps[result.ref.key]
-            if result.absent and committed(self._store, maker) is not None:
-                self._not_seen(step, maker, result.host)
-                return
+        elif isinstance(result, Failure):
+            self._fail(step, result)
+        else:
+            self._watcher.paused(step)
+            self._wait(step, result)
+
+    def _wait(self, step: Step, result: Gone | Held | Away) -> None:
+        """A step could not be done yet."""
+        if isinstance(result, Held):
+            self._queue.add_later(step, min(result.seconds, HELD_SECONDS))
+            return
+        if isinstance(result, Away):
+            self._watcher.waiting(f"{step.label}: {result.why}")
+            self._queue.add_later(step, AWAY_SECONDS)
+            return
+        maker = self._plan.steps[result.ref.key]
+        if self._ended.get(maker.key, 0.0) > self._started[step.key]:
+            self._queue.add(step)  # what it found is of before the maker ran again
+        elif result.absent and self._is_there(maker):
+            self._not_seen(step, maker, result.host)
+        else:
             self._queue.add(step, {maker.key})
             self._make_again(maker, result.why)
-        elif isinstance(result, Held):
-            self._queue.add_later(step, min(result.seconds, HELD_SECONDS))
-        else:
-            self._fail(step, result)
+
+    def _is_there(self, step: Step) -> bool:
+        """Whether this machine sees a step's output; where the store is away that is not known, and will be tried."""
+        try:
+            return committed(self._store, step) is not None
+        except StoreError as error:
+            if error.away:
+                return True
+            raise
 
     def _not_seen(self, step: Step, maker: Step, host: str) -> None:
         """A machine does not see what is in the store: not yet, as network file systems do, or never."""
@@ -278,8 +315,8 @@ class Runner:
         """Show what the steps reported; where nothing happens, say what is waited for."""
         import ray
 
-        if self._growing:
-            self._machines = machines()
+        if time.monotonic() - self._looked > MACHINES_SECONDS:
+            self._looked, self._machines = time.monotonic(), machines()
         reports = ray.get(self._board.read.remote())
         self._watcher.progressed(reports)
         running = {step.key for step in self._running.values()}
@@ -288,7 +325,8 @@ class Runner:
             self._event = time.monotonic()
         elif time.monotonic() - self._event > WAITING_SECONDS:
             self._event = time.monotonic()
-            if self._growing and (lacking := infeasible()):
+            ours = [dict(wanted) for wanted in self._wanted.values()]
+            if self._growing and (lacking := [asked for asked in infeasible() if asked in ours]):
                 raise InputError(f"no machine that the autoscaler may start has {lacking[0]}; ask for less in runtime")
             self._watcher.waiting(self._why())
 

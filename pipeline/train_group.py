@@ -38,14 +38,17 @@ class _Fault:
     certain: bool
     bad_input: bool = False
     store: bool = False
+    away: bool = False
     gone: tuple[Ref, str, bool] | None = None
 
     def error(self) -> Exception:
         """What `execute` would have raised, as far as callers tell errors apart."""
         if self.gone is not None:
             return InputGone(*self.gone)
-        kind = InputError if self.bad_input else StoreError if self.store else GroupFailed
-        return kind(self.why)
+        error = (InputError if self.bad_input else StoreError if self.store else GroupFailed)(self.why)
+        if isinstance(error, StoreError):
+            error.away = self.away
+        return error
 
 
 class _Stopped(Exception):
@@ -163,4 +166,5 @@ def _train(step: Step, url: str, runtime: Runtime, make_report: Callable[[], Rep
         certain = type(error) is not RuntimeError and not isinstance(error, (RayError, DistError))
         store, bad_input = isinstance(error, StoreError), isinstance(error, InputError)
         name = "" if store or bad_input else f"{type(error).__name__}: "
-        raise _Stopped(_Fault(f"{name}{error}", certain, bad_input, store)) from None
+        away = isinstance(error, StoreError) and error.away
+        raise _Stopped(_Fault(f"{name}{error}", certain, bad_input, store, away)) from None

@@ -6,13 +6,14 @@ one step to another: a task gets a step as data and reads its inputs from the st
 
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from pipeline.draining import node_draining
 from pipeline.execute import LOG, InputGone, Place, committed, execute
-from pipeline.resources import has_gpus, machines, wants, workers_of
+from pipeline.resources import workers_of
 from pipeline.step import Ref, Step
 from pipeline.store import Manifest, Store, StoreError, open_store
 from pipeline.store.lease import leased
@@ -60,6 +61,13 @@ class Held:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Away:
+    """The store did not answer for so long that the step gave up; nothing is wrong with the step."""
+
+    why: str
+
+
 class Board:
     """The Ray actor to which running steps report; the driver reads it."""
 
@@ -77,24 +85,25 @@ class Board:
 
 
 def work(
-    step: Step, url: str, runtime: Runtime, board: Any, owner: str, again: bool
-) -> Manifest | Gone | Held | Failure:
-    """One step, from the store at `url` and into it. owner: of its lease.  again: though it seems to be done."""
+    step: Step, url: str, runtime: Runtime, wanted: Mapping[str, float], board: Any, owner: str, again: bool
+) -> Manifest | Gone | Held | Away | Failure:
+    """One step, from the store at `url` and into it. wanted: what it, or each of its workers, takes of a machine.
+    owner: of its lease.  again: though it seems to be done."""
     store = open_store(url)
     try:
         with leased(store, step.key, owner) as wait:
-            if not again and (done := committed(store, step)) is not None:
-                return done
-            if wait:
-                return Held(wait)
+            done = None if again else committed(store, step)
+            if done is not None or wait:
+                return done or Held(wait)
             if workers_of(runtime, step.stage) > 1:
-                wanted = wants(runtime, step.stage, has_gpus(machines()))
                 return run_group(step, url, runtime, wanted, partial(_reporter, step.key, board), again)
             report = _reporter(step.key, board)
             return execute(step, store, runtime, report, again, Place(hurry=node_draining()), looked=True)
     except InputGone as gone:
         return Gone(gone.ref, gone.why, gone.absent, socket.gethostname())
     except Exception as error:  # noqa: BLE001
+        if isinstance(error, StoreError) and error.away:
+            return Away(str(error))
         name = "" if isinstance(error, (InputError, StoreError, GroupFailed)) else f"{type(error).__name__}: "
         return Failure(f"{name}{error}", _brought_log(step, store), isinstance(error, InputError))
 

@@ -19,6 +19,9 @@ SCHEMA_VERSION: Final = 1
 class StoreError(RuntimeError):
     """The store cannot do what was asked. The message names the file, says what was found and what to do."""
 
+    away = False
+    """Whether the same may work later: the store did not answer for a long time, or only that it is busy."""
+
 
 class DamagedBlob(StoreError):
     """A blob of a committed step is absent or holds other bytes; running the step again repairs it."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pipeline.store.s3_address import Address
-from pipeline.store.s3_errors import redaction
+from pipeline.store.s3_errors import AGAIN_CODES, AGAIN_STATUS, redaction
 from stages.config import InputError
 
 THREADS = 32
@@ -19,26 +19,6 @@ PART = 16 << 20
 """Bytes of a part of a large file; S3 takes 10,000 of them, and larger ones for larger files."""
 CUTS = 100
 """Times that one part of a download may break off in the middle."""
-
-AGAIN_STATUS = (409, 429, 500, 502, 503, 504)
-AGAIN_CODES = (
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "ThrottledException",
-    "RequestThrottled",
-    "RequestThrottledException",
-    "TooManyRequestsException",
-    "RequestLimitExceeded",
-    "BandwidthLimitExceeded",
-    "RequestTimeout",
-    "RequestTimeoutException",
-    "InternalError",
-    "ServiceUnavailable",
-    # 409: two wrote at once and neither is known to have won.
-    "ConditionalRequestConflict",
-    "OperationAborted",
-)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,26 @@ from typing import Any
 from pipeline.store.manifest import StoreError
 from pipeline.store.s3_address import CREDENTIALS
 
+AGAIN_STATUS = (409, 429, 500, 502, 503, 504)
+AGAIN_CODES = (
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "ThrottledException",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "TooManyRequestsException",
+    "RequestLimitExceeded",
+    "BandwidthLimitExceeded",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "InternalError",
+    "ServiceUnavailable",
+    # 409: two wrote at once and neither is known to have won.
+    "ConditionalRequestConflict",
+    "OperationAborted",
+)
+"""What is tried again."""
 ABSENT = ("NoSuchKey", "404", "NotFound")
 CHANGED = ("PreconditionFailed", "412")
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
@@ -43,9 +63,9 @@ RIGHTS = ("s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s
 class S3Error(StoreError):
     """What S3 refused, or did not answer. code: S3's own name of the error, empty where there was no answer."""
 
-    def __init__(self, message: str, code: str = "") -> None:
-        super().__init__(message, code)
-        self.code = code
+    def __init__(self, message: str, code: str = "", away: bool = False) -> None:
+        super().__init__(message, code, away)
+        self.code, self.away = code, away
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -96,7 +116,9 @@ def explained(error: Exception, place: str, bucket: str, redacted: Callable[[obj
     response: Any = getattr(error, "response", None)
     if isinstance(error, boto.ClientError) and isinstance(response, dict):
         code = str(response.get("Error", {}).get("Code", ""))
-        return S3Error(f"{place}: {_refusal(error, response, code, bucket, redacted)}", code)
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        away = status in AGAIN_STATUS or code in AGAIN_CODES
+        return S3Error(f"{place}: {_refusal(error, response, code, bucket, redacted)}", code, away)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.CredentialRetrievalError):
         return S3Error(f"{place}: no credentials for S3 were found ({redacted(error)}); {CREDENTIALS}")
     if isinstance(error, boto.SSOError | boto.TokenRetrievalError | boto.UnauthorizedSSOTokenError):
@@ -105,7 +127,8 @@ def explained(error: Exception, place: str, bucket: str, redacted: Callable[[obj
         return S3Error(f"{place}: no safe connection ({redacted(error)}); check the endpoint's https and certificate")
     return S3Error(
         f"{place}: S3 did not answer ({redacted(error)}). Check the endpoint and the network, then run it again; "
-        "nothing that was committed is lost"
+        "nothing that was committed is lost",
+        away=True,
     )
 
 

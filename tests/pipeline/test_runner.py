@@ -36,6 +36,7 @@ class Record:
         self.again: list[tuple[str, str]] = []
         self.broken: list[str] = []
         self.waited: list[str] = []
+        self.pauses: list[str] = []
 
     def progressed(self, reports: Mapping[str, Progress]) -> None:
         self.progress += reports.items()
@@ -48,6 +49,9 @@ class Record:
 
     def failed(self, step: Step, failure: Failure) -> None:
         self.broken.append(step.label)
+
+    def paused(self, step: Step) -> None:
+        self.pauses.append(step.label)
 
     def waiting(self, why: str) -> None:
         self.waited.append(why)
