@@ -25,11 +25,12 @@ from pipeline.cost.prices import load_prices
 from pipeline.execute import run_stage
 from pipeline.experiment import Experiment, load_experiments, named_experiments, prepare_experiments
 from pipeline.needs import cached_steps, needed_steps
+from pipeline.outcome import Outcome
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from pipeline.progress import Reporter
 from pipeline.resources import Machine, at_once
-from pipeline.runner import Outcome, Runner
+from pipeline.runner import Runner
 from pipeline.sizes import gigabytes, sizes
 from pipeline.step import SHOWN, Ref, Step, difference
 from pipeline.store import Store, StoreError, open_store

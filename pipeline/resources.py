@@ -1,5 +1,6 @@
 """What a step of each stage takes of a machine, and whether a cluster has it, or can get it."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ from pipeline.experiment import Runtimes
 from pipeline.step import Step
 from stages.config import InputError
 from stages.stage import Runtime
+from stages.training.config import Training
 
 OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 """A resource of a machine, as Ray calls it -> a task's option. Others are custom."""
@@ -111,7 +113,8 @@ def impossible(state: Any, machines: Sequence[Machine]) -> list[dict[str, float]
     """
     if state.pending_instance_requests or state.pending_instances or state.failed_instance_requests:
         return []
-    asked = [dict(request.resources_bundle) for request in state.infeasible_resource_requests]
+    gangs = [request for gang in state.infeasible_gang_resource_requests for request in gang.requests]
+    asked = [dict(request.resources_bundle) for request in [*state.infeasible_resource_requests, *gangs]]
     return [wanted for wanted in asked if wanted and not any(_slots(machine, wanted) for machine in machines)]
 
 
@@ -122,7 +125,9 @@ def check_resources(
 
     growing: machines of other kinds may come, so that only what depends on them must be said beforehand.
     """
-    gpus = has_gpus(machines)
+    steps, gpus = list(steps), has_gpus(machines)
+    for step in steps:
+        _check_batch(step, workers_of(runtimes.of(step.stage), step.stage))
     for stage in {step.stage for step in steps}:
         runtime = runtimes.of(stage)
         if growing:
@@ -151,6 +156,16 @@ def check_resources(
                 f"runtime.workers: a step of stage {stage} takes {workers} workers of {wanted} each, and the cluster "
                 f"has room for {slots}; ask for fewer, or set runtime.min_workers"
             )
+
+
+def _check_batch(step: Step, workers: int) -> None:
+    training: Training | None = getattr(step.params, "training", None)
+    images = math.inf if training is None else training.batch_size
+    if workers > 1 and images < 2 * workers:
+        raise InputError(
+            f"runtime.workers: a step of stage {step.stage} takes {workers} workers, and its batches have {images} "
+            "images; each worker needs two, so ask for fewer workers, or set a larger training.batch_size"
+        )
 
 
 def has_gpus(machines: Iterable[Machine]) -> bool:

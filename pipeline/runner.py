@@ -8,13 +8,13 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.execute import committed
 from pipeline.experiment import Runtimes
 from pipeline.needs import needed_steps
+from pipeline.outcome import Outcome, Watcher
 from pipeline.plan import Plan
 from pipeline.preflight import check_machines
 from pipeline.queue import Queue
@@ -62,43 +62,6 @@ BLIND_SECONDS = 100.0
 """How long a machine may not see what others have stored: network file systems remember for a minute what is not."""
 
 
-@dataclass
-class Outcome:
-    """How a run ended: each step's key under what became of it."""
-
-    cached: set[str] = field(default_factory=set)
-    ran: set[str] = field(default_factory=set)
-    failed: dict[str, Failure] = field(default_factory=dict)
-    blocked: set[str] = field(default_factory=set)
-
-    def counts(self, plan: Plan) -> dict[str, int]:
-        """Steps by what became of them."""
-        groups = {name: len(getattr(self, name)) for name in ("cached", "ran", "failed", "blocked")}
-        return {"total": len(plan.steps), **groups}
-
-
-class Watcher(Protocol):
-    """Is told what happens, to show it and to write it down."""
-
-    def progressed(self, reports: Mapping[str, Progress]) -> None:
-        """Running steps' new reports, by key; the first is of 0 done. Called a few times a second."""
-
-    def ended(self, step: Step, manifest: Manifest) -> None:
-        """A step is committed."""
-
-    def repeated(self, step: Step, why: str) -> None:
-        """A step must run (again) that had run, or that had begun."""
-
-    def failed(self, step: Step, failure: Failure) -> None:
-        """A step will not be tried again."""
-
-    def paused(self, step: Step) -> None:
-        """A step that had begun waits for something, and begins again."""
-
-    def waiting(self, why: str) -> None:
-        """What is waited for."""
-
-
 class Runner:
     """One run of a plan on the Ray cluster that this process is connected to."""
 
@@ -114,6 +77,7 @@ class Runner:
         self._damaged: set[str] = set()
         self._task: Any = None
         self._board: Any = None
+        self._here: Any = None
         self._outcome = Outcome()
         self._running: dict[Any, Step] = {}
         self._in_flight: Counter[str] = Counter()
@@ -142,11 +106,11 @@ class Runner:
         for key in (key for key in self._plan.steps if key in needed):
             self._queue.add(self._plan.steps[key], needed)
         self._task = ray.remote(max_retries=0)(work)
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        self._here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=True
         )
         board: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board)
-        self._board = board.options(scheduling_strategy=here).remote()
+        self._board = board.options(scheduling_strategy=self._here).remote()
         try:
             self._start_ready()
             shown = time.monotonic()
@@ -177,13 +141,14 @@ class Runner:
         """Give Ray what may start now."""
         for stage, ready in self._queue.by_stage():
             runtime = self._runtimes.of(stage)
-            # A step of several workers is led by a task that takes nothing: only as many as can work, and one more to
-            # ask an autoscaler for.
+            # A step of several workers is led by a task that takes nothing, where the driver is, as that machine is not
+            # rented on the spot market: only as many as can work, and one more to ask an autoscaler for.
             grouped, wanted = workers_of(runtime, stage) > 1, self._wanted[stage]
             most = places(wanted, runtime, stage, self._machines) * (1 if grouped else 2)
             most += self._growing if grouped else GROWING if self._growing else SPARE
             while ready and self._in_flight[stage] < most:
-                self._start(ready.popleft(), ray_options({} if grouped else wanted))
+                options = ray_options({}) | {"scheduling_strategy": self._here} if grouped else ray_options(wanted)
+                self._start(ready.popleft(), options)
 
     def _start(self, step: Step, options: Mapping[str, Any]) -> None:
         again, wanted = step.key in self._damaged, self._wanted[step.stage]

@@ -8,6 +8,7 @@ leader is no more than a step that runs again.
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -77,7 +78,7 @@ def run_group(
         if not again and (done := committed(store, step)) is not None:
             store.clear_scratch(step.key)
             return done
-        fault = _fit(step, url, runtime, wanted, make_report, again)
+        fault = _fit(partial(_train, step, url, runtime, make_report, again), step.key, runtime, wanted)
         if isinstance(fault, Manifest):
             return fault
         if fault.certain:
@@ -88,15 +89,8 @@ def run_group(
             raise GroupFailed(f"it lost a worker {LOSSES} times without getting on; was memory short? {fault.why}")
 
 
-def _fit(
-    step: Step,
-    url: str,
-    runtime: Runtime,
-    wanted: Mapping[str, float],
-    make_report: Callable[[], Report],
-    again: bool,
-) -> Manifest | _Fault:
-    """Run a group until it is done or stops."""
+def _fit(train: Callable[[], Manifest], key: str, runtime: Runtime, wanted: Mapping[str, float]) -> Manifest | _Fault:
+    """Run a group whose workers call `train` until it is done or stops."""
     from ray.exceptions import RayError
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -112,7 +106,7 @@ def _fit(
     least, gpu = runtime.min_workers or runtime.workers, wanted.get("GPU", 0) > 0
     with tempfile.TemporaryDirectory(prefix="brewline-train-") as folder:
         trainer = trainer_of(
-            lambda: _train(step, url, runtime, make_report, again),
+            train,
             scaling_config=scaling_of(
                 num_workers=runtime.workers if least == runtime.workers else (least, runtime.workers),
                 use_gpu=gpu,
@@ -121,7 +115,7 @@ def _fit(
             torch_config=TorchConfig(backend="nccl" if gpu and runtime.device != "cpu" else "gloo"),
             # Preempted workers Ray Train replaces by itself; of others the step's checkpoint tells whether it gets on.
             run_config=run_of(
-                name=f"{step.key}-{uuid4().hex}",
+                name=f"{key}-{uuid4().hex}",
                 storage_path=folder,
                 failure_config=FailureConfig(max_failures=0),
                 callbacks=[Release()],

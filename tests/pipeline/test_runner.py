@@ -12,12 +12,13 @@ import pytest
 from pipeline.execute import LOG
 from pipeline.experiment import Runtimes
 from pipeline.needs import cached_steps, needed_steps
+from pipeline.outcome import Outcome
 from pipeline.plan import Plan
 from pipeline.resources import Machine, at_once, check_resources, impossible, infeasible, may_grow, ray_options, wants
-from pipeline.runner import ATTEMPTS, Outcome, Runner
+from pipeline.runner import ATTEMPTS, Runner
 from pipeline.step import Step
 from pipeline.store import Manifest, Store, open_store
-from pipeline.work import Failure, Progress
+from pipeline.work import Away, Failure, Progress, work
 from stages.config import InputError
 from stages.data.dataset_config import ImageNet
 from stages.data.datasets import resolve
@@ -114,18 +115,42 @@ def test_a_failing_step_blocks_those_who_need_it_and_nobody_else(
     assert (again.ran, again.cached, set(again.failed)) == (set(), outcome.ran, set(outcome.failed))
 
 
+def test_a_step_waits_for_a_store_that_is_away(
+    tmp_path: Path, plan_tiny: Planner, machines: list[Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, store, record, asked = plan_tiny({}), open_store(tmp_path / "store"), Record(), tmp_path / "asked"
+    real = work
+
+    def twice_away(step: Step, *rest: Any) -> Any:
+        with asked.open("a") as file:
+            file.write(f"{step.label}\n")
+        away = step.stage == "brew" and asked.read_text().count(step.label) < 3
+        return Away("S3 did not answer") if away else real(step, *rest)
+
+    monkeypatch.setattr("pipeline.runner.work", twice_away)
+    monkeypatch.setattr("pipeline.runner.AWAY_SECONDS", 0.5)
+    outcome = run(plan, store, machines, record)
+    brews = sorted(step.label for step in plan.steps.values() if step.stage == "brew")
+    assert outcome.ran == set(plan.steps)
+    assert sorted(record.pauses) == sorted(2 * brews)
+    assert sorted(record.waited) == sorted(2 * [f"{brew}: S3 did not answer" for brew in brews])
+    assert (record.again, record.broken) == ([], []), "it counts neither as lost nor as failed"
+
+
 class Killer(Record):
     """Kills processes of this Ray at most so many times, each time once a step has reported from within."""
 
     def __init__(self, step: Step, times: int, victims: Callable[[], list[int]]) -> None:
         super().__init__()
         self._step, self._left, self._victims = step, times, victims
+        self._killed: set[int] = set()  # one takes a moment to die
 
     def progressed(self, reports: Mapping[str, Progress]) -> None:
         super().progressed(reports)
         if self._left and self._step.key in reports and reports[self._step.key].done > 0:
-            for pid in self._victims():
+            for pid in set(self._victims()) - self._killed:
                 os.kill(pid, signal.SIGKILL)
+                self._killed.add(pid)
                 self._left -= 1
 
     @property
@@ -293,6 +318,10 @@ def test_more_than_the_cluster_has_is_refused_before_anything_runs(plan_tiny: Pl
         (Runtimes(cpus=4, memory_gb=8), "and no machine has all that at once"),
         (Runtimes(device="cuda"), "is cuda, and the cluster has no GPU"),
         (Runtimes(workers=6), "runtime.workers: .* takes 6 workers .* has room for 5; .* runtime.min_workers"),
+        (
+            Runtimes(workers=65),
+            "runtime.workers: .* 65 workers, and its batches have 128 images; each worker needs two",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             check_resources(steps, runtimes, machines)
@@ -315,20 +344,26 @@ def test_what_an_autoscaler_has_no_room_for_now_only_waits() -> None:
 
     messages: Any = autoscaler_pb2
 
-    def asked(gpus: float, up: list[Machine], coming: bool) -> list[dict[str, float]]:
-        """Five steps, and two machines with one GPU each at most."""
-        steps = [{"request": {"resources_bundle": {"CPU": 1, "GPU": gpus}}, "count": 5}]
+    def asked(gpus: float, up: list[Machine], coming: bool, together: bool = False) -> list[dict[str, float]]:
+        """Five steps, or one of five workers, and two machines with one GPU each at most."""
+        one = messages.ResourceRequest(resources_bundle={"CPU": 1, "GPU": gpus})
+        wanted = [] if together else [messages.ResourceRequestByCount(request=one, count=5)]
         kind = NodeTypeConfig(
             name="gpu", resources={"CPU": 4, "GPU": 1}, min_worker_nodes=0, max_worker_nodes=2, launch_config_hash=""
         )
-        wanted = [messages.ResourceRequestByCount(**step) for step in steps]
         told = ResourceDemandScheduler(None).schedule(  # type: ignore[no-untyped-call]
             SchedulingRequest(
-                disable_launch_config_check=True, node_type_configs={"gpu": kind}, resource_requests=wanted
+                disable_launch_config_check=True,
+                node_type_configs={"gpu": kind},
+                resource_requests=wanted,
+                gang_resource_requests=[messages.GangResourceRequest(requests=[one] * 5)] if together else [],
             )
         )
-        state = messages.AutoscalingState(infeasible_resource_requests=told.infeasible_resource_requests)
-        assert len(state.infeasible_resource_requests) >= 3
+        state = messages.AutoscalingState(
+            infeasible_resource_requests=told.infeasible_resource_requests,
+            infeasible_gang_resource_requests=told.infeasible_gang_resource_requests,
+        )
+        assert state.infeasible_gang_resource_requests if together else len(state.infeasible_resource_requests) >= 3
         if coming:
             state.pending_instances.add(instance_type_name="gpu")
         return impossible(state, up)
@@ -336,6 +371,9 @@ def test_what_an_autoscaler_has_no_room_for_now_only_waits() -> None:
     assert asked(1, [{"CPU": 0}], coming=True) == [], "the first two are about to come"
     assert asked(1, [{"CPU": 0}, {"CPU": 4, "GPU": 1}], coming=False) == []
     assert asked(2, [{"CPU": 0}, {"CPU": 4, "GPU": 1}], coming=False)[0] == {"CPU": 1, "GPU": 2}
+    assert asked(1, [{"CPU": 0}], coming=False, together=True)[0] == {"CPU": 1, "GPU": 1}, "five, and two at most"
+    assert asked(1, [{"CPU": 0}, {"CPU": 4, "GPU": 1}], coming=False, together=True) == [], "others may go"
+    assert asked(2, [{"CPU": 0}, {"CPU": 4, "GPU": 1}], coming=False, together=True)[0] == {"CPU": 1, "GPU": 2}
 
 
 def test_a_ray_of_our_own_does_not_grow(machines: list[Machine]) -> None:

@@ -8,8 +8,11 @@ import pytest
 from pipeline.execute import execute
 from pipeline.resources import Machine
 from pipeline.store import open_store
+from pipeline.store.s3 import S3Store
+from pipeline.store.s3_address import parse
+from pipeline.store.s3_client import Patience
 from pipeline.train_release import release_ownerless
-from pipeline.work import Board, work
+from pipeline.work import Away, Board, work
 from stages.stage import Runtime
 
 
@@ -25,7 +28,8 @@ def test_a_group_runs_once_its_workers_are_there(
         execute(plan.steps[ref.key], store, Runtime(device="cpu"))
     board = ray.remote(num_cpus=0)(Board).remote()
     lead = ray.remote(num_cpus=0, max_retries=0)(work)
-    running = lead.remote(step, store.url, Runtime(device="cpu", workers=2, cpus=cpus), board, "a run", False)
+    runtime = Runtime(device="cpu", workers=2, cpus=cpus)
+    running = lead.remote(step, store.url, runtime, {"CPU": cpus}, board, "a run", False)
 
     def placed() -> list[str]:
         return [group["state"] for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
@@ -37,3 +41,14 @@ def test_a_group_runs_once_its_workers_are_there(
     assert bool(ray.get(board.read.remote())) == runs
     ray.cancel(running, force=True)
     processes.until(lambda: release_ownerless() or not placed(), 60, "a group was left")
+
+
+def test_a_store_that_is_away_says_nothing_of_the_step(
+    plan_tiny: Any, s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = "s3://bucket/prefix?endpoint=http://127.0.0.1:9"
+    monkeypatch.setattr("pipeline.work.open_store", lambda url: S3Store(parse(url), Patience(0.5, longest=0.1)))
+    step = next(iter(plan_tiny({}).steps.values()))
+    result = work(step, away, Runtime(device="cpu"), {"CPU": 1}, None, "a run", False)
+    assert isinstance(result, Away)
+    assert "did not answer" in result.why
