@@ -21,8 +21,9 @@ from pipeline.store import Manifest, Store, StoreError
 from pipeline.work import Failure, Progress
 
 EVENTS = "events.jsonl"
-HEARTBEAT_SECONDS = 15.0
-"""How often the event log, and a run without a terminal, say how far the running steps are."""
+HEARTBEAT_SECONDS, MOST_STEPS = 15.0, 300
+"""How often the event log, and a run without a terminal, say how far the running steps are. Where thousands run the log
+has so many of them each time, in turn."""
 FLUSH_SECONDS = 2.0
 """How often events go to the store: a store in S3 takes a write each time."""
 
@@ -65,6 +66,7 @@ class Reporter:
         }
         self._settled: set[str] = set()
         self._beat = self._flushed = time.monotonic()
+        self._beats = 0
         self._driver = uuid4().hex[:8]
         self._unwritten: list[str] = []
         self._live = Live(get_renderable=self._table, console=console, refresh_per_second=4, transient=False)
@@ -153,10 +155,13 @@ class Reporter:
         return sum(len(row.done) for row in self._rows.values())
 
     def _heartbeat(self) -> None:
+        self._beats += 1
+        reports = [(key, report) for row in self._rows.values() for key, (_, report) in row.running.items()]
+        turns = -(-len(reports) // MOST_STEPS) or 1
+        for key, report in reports[self._beats % turns :: turns]:
+            step = self._plan.steps[key]
+            self._log_step(step, "progress", done=report.done, total=report.total, figures=report.figures)
         for stage, row in self._rows.items():
-            for key, (_, report) in row.running.items():
-                step = self._plan.steps[key]
-                self._log_step(step, "progress", done=report.done, total=report.total, figures=report.figures)
             if row.running and not self._console.is_terminal:
                 left = _duration(self._left(stage))
                 text = f"      {stage}: {len(row.done)} of {row.total}, {len(row.running)} running, {left} left"

@@ -77,6 +77,21 @@ def test_a_terminal_shows_one_line_a_stage(plan: Plan, tmp_path: Path) -> None:
     assert any("1/2" in line and "2.0 s a step" in line and "accuracy 0.25" in line for line in table)
 
 
+def test_many_running_steps_are_written_down_in_turn(
+    plan_tiny: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.progress.HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.progress.MOST_STEPS", 2)
+    plan = plan_tiny({"surrogates.count": 5})
+    reports = {step.key: Progress(1, 2, {}, "here") for step in plan.steps.values() if step.stage == "pretrain"}
+    report, _ = reporter(plan, tmp_path, set(), terminal=False)
+    with report:
+        for _ in range(3):
+            report.progressed(reports)
+    events = [json.loads(line) for line in (tmp_path / "runs" / plan.run / EVENTS).read_text().splitlines()]
+    assert sorted(event["key"] for event in events if event["event"] == "progress") == sorted(reports)
+
+
 def test_an_interruption_is_written_down(plan: Plan, tmp_path: Path) -> None:
     report, _ = reporter(plan, tmp_path, set(), terminal=False)
     with pytest.raises(KeyboardInterrupt), report:
