@@ -98,7 +98,9 @@ def _client(address: str) -> "JobSubmissionClient":
     try:
         import aiohttp  # noqa: F401
     except ImportError:
-        raise InputError("submit needs Ray's jobs client: pip install 'brewline[cluster]'") from None
+        raise InputError(
+            "submit needs Ray's jobs client: in brewline's checkout, pip install -c constraints.txt -e '.[cluster]'"
+        ) from None
     logging.disable(logging.INFO)  # Ray tells of each package and web socket
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient

@@ -31,7 +31,7 @@ def require_ffcv() -> None:
     except (ImportError, OSError) as error:
         raise InputError(
             f"FFCV cannot be used ({error}); install what it is built with, `apt-get install pkg-config "
-            "libturbojpeg0-dev libopencv-dev g++`, then `pip install 'brewline[ffcv]'`"
+            "libturbojpeg0-dev libopencv-dev g++`, then `pip install -c constraints.txt -e '.[ffcv]'` in the checkout"
         ) from error
 
 

@@ -16,7 +16,7 @@ from stages.shards import base_shards, beton
 from stages.shards.config import SPLITS, Shards
 
 if importlib.util.find_spec("ffcv") is None:
-    pytest.skip("FFCV is not installed: pip install 'brewline[ffcv]'", allow_module_level=True)
+    pytest.skip("FFCV is not installed: pip install -c constraints.txt -e '.[ffcv]'", allow_module_level=True)
 
 
 def quiet(images: int) -> None:

@@ -58,7 +58,7 @@ def ffcv_file(photographs: np.ndarray, tmp_path_factory: pytest.TempPathFactory)
     """By FFCV's three workers: the label first, JPEG or raw by chance, samples in no order; never write into it."""
     # Not importorskip: importing FFCV sets torch to one thread for the whole session.
     if importlib.util.find_spec("ffcv") is None:
-        pytest.skip("FFCV is not installed: pip install 'brewline[ffcv]'")
+        pytest.skip("FFCV is not installed: pip install -c constraints.txt -e '.[ffcv]'")
     folder = tmp_path_factory.mktemp("ffcv")
     np.save(folder / "photographs.npy", photographs)
     file = folder / "theirs.beton"

@@ -19,7 +19,7 @@ from stages.shards.ffcv_reader import decode_jpegs, read_back, require_ffcv
 from stages.shards.jpeg_pixels import pixels_of_beton
 
 if importlib.util.find_spec("ffcv") is None:
-    pytest.skip("FFCV is not installed: pip install 'brewline[ffcv]'", allow_module_level=True)
+    pytest.skip("FFCV is not installed: pip install -c constraints.txt -e '.[ffcv]'", allow_module_level=True)
 
 COUNT, HEIGHT, WIDTH = 80, 128, 160
 """Of `mixed_file`."""
