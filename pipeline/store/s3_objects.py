@@ -150,14 +150,14 @@ class Objects:
                     raise
         raise S3Error(f"{self.place(name)} changes again and again while it is read ({last}); run again")
 
-    def names(self, prefix: str, after: str = "") -> Iterator[Listed]:
-        """The objects whose names begin with `prefix`, in order, beyond `after`."""
-        for page in self.pages(prefix, after):
+    def names(self, prefix: str) -> Iterator[Listed]:
+        """The objects whose names begin with `prefix`, in order."""
+        for page in self.pages(prefix):
             yield from page
 
-    def pages(self, prefix: str, after: str = "") -> Iterator[list[Listed]]:
+    def pages(self, prefix: str) -> Iterator[list[Listed]]:
         """The same, as a LIST gives them: PAGE at once."""
-        options: dict[str, Any] = {"StartAfter": self._key(after)} if after else {}
+        options: dict[str, Any] = {}
         while True:
             answer = self.call("list_objects_v2", None, Prefix=self._key(prefix), **options)
             now, start = server_clock(answer), len(self._key(""))
