@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,17 @@ ADVICE = {
 def is_full(error: Exception) -> bool:
     """Whether an error says that a disk is full, or a quota used up. safetensors' and Arrow's say so in words only."""
     return getattr(error, "errno", None) in FULL or any(os.strerror(number) in str(error) for number in FULL)
+
+
+def explained(error: OSError, store: Path, path: Path, needed: int) -> StoreError:
+    """What an error of a folder store's disk means, for people, as `path` of `needed` bytes was to be stored."""
+    if not is_full(error):
+        return StoreError(f"store {store}: {error}; what was to be stored is still in {path}")
+    free = shutil.disk_usage(store).free
+    return StoreError(
+        f"store {store}: the disk is full: up to {needed:,} bytes are needed for {path}, {free:,} are free. "
+        "Free some space and run again; nothing was lost"
+    )
 
 
 def sha256_of(path: Path) -> str:
@@ -129,6 +141,16 @@ def link_anew(source: Path, target: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name where both are on one disk, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copyfile(source, target)
 
 
 def sync(path: Path) -> None:

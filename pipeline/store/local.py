@@ -5,20 +5,19 @@ locks (for repairs, and to keep blobs from `cache gc`). Outputs are linked into 
 blobs share a disk.
 """
 
-import errno
 import logging
-import os
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from pipeline.store import local_lease
 from pipeline.store.files import (
     ADVICE,
-    is_full,
+    explained,
     link_anew,
+    link_or_copy,
     locked,
     plain_files,
     sha256_of,
@@ -27,16 +26,16 @@ from pipeline.store.files import (
     temporary_file,
     write_down,
 )
-from pipeline.store.lease import is_dead
+from pipeline.store.local_runs import Runs
 from pipeline.store.local_upkeep import Upkeep
 from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError
-from pipeline.store.names import LEASE_SECONDS, key_prefix, run_file, whole_key, whole_lines
+from pipeline.store.names import key_prefix, whole_key
 from stages.config import InputError
 
 log = logging.getLogger(__name__)
 
 
-class LocalStore(Upkeep):
+class LocalStore(Runs, Upkeep):
     """The store in folder `root` (absolute). Holds no open files, so it may be sent to other processes."""
 
     def __init__(self, root: Path) -> None:
@@ -44,7 +43,6 @@ class LocalStore(Upkeep):
         self._root = root
         self._blobs = root / "blobs"
         self._steps = root / "steps"
-        self._runs = root / "runs"
         self._lock = root / "repair.lock"
 
     def probe(self) -> None:
@@ -125,7 +123,7 @@ class LocalStore(Upkeep):
                 raise StoreError(f"output {error.filename} of {draft.stage} is gone; run the step again") from error
             return theirs
         except OSError as error:
-            raise self._explained(error, folder, needed) from error
+            raise explained(error, self._root, folder, needed) from error
 
     @contextmanager
     def blob_file(self, blob: Blob) -> Iterator[Path]:
@@ -140,7 +138,7 @@ class LocalStore(Upkeep):
             self._place(blob, source, partial(shutil.copyfile, source))
             sync(self._blobs)
         except OSError as error:
-            raise self._explained(error, source, blob.size) from error
+            raise explained(error, self._root, source, blob.size) from error
 
     def settle(self, manifest: Manifest) -> Manifest:
         """Refresh the blobs, so that `cache gc` leaves them alone, look whether they are there, and write."""
@@ -152,7 +150,7 @@ class LocalStore(Upkeep):
                 raise StoreError(f"blob {self._blob(missing[0])} is missing or cut short; store it first")
             return self._settle(manifest)
         except OSError as error:
-            raise self._explained(error, self._manifest(manifest.stage, manifest.key), 0) from error
+            raise explained(error, self._root, self._manifest(manifest.stage, manifest.key), 0) from error
 
     def scratch(self, key: str) -> Path:
         """`scratch/<key>`, made if need be."""
@@ -160,7 +158,7 @@ class LocalStore(Upkeep):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise self._explained(error, folder, 0) from error
+            raise explained(error, self._root, folder, 0) from error
         return folder
 
     def push_scratch(self, key: str, name: str) -> str:
@@ -171,34 +169,15 @@ class LocalStore(Upkeep):
         """Nothing to bring: all machines see the folder."""
 
     def acquire(self, key: str, owner: str) -> float:
-        """A file of the owner's name, as old as its last renewal."""
-        path = self._lease(key)
+        """By the file system's clock."""
         try:
-            with temporary_file(path.parent) as temporary:
-                temporary.write_text(owner)
-                while not link_anew(temporary, path):
-                    try:
-                        holder, renewed = path.read_text(), path.stat().st_mtime
-                        if holder == owner:
-                            os.utime(path)
-                            return 0.0
-                    except FileNotFoundError:
-                        continue  # given back since
-                    left = LEASE_SECONDS - (temporary.stat().st_mtime - renewed)
-                    if left > 0 and not is_dead(holder):
-                        return left
-                    temporary.replace(path)  # two that do so at once both work, and one commit counts
-                    break
+            return local_lease.acquire(self._lease(key), owner)
         except OSError as error:
-            raise self._explained(error, path, len(owner)) from error
-        return 0.0
+            raise explained(error, self._root, self._lease(key), len(owner)) from error
 
     def release(self, key: str, owner: str) -> None:
         """Drop the file."""
-        path = self._lease(key)
-        with suppress(FileNotFoundError):
-            if path.read_text() == owner:
-                path.unlink()
+        local_lease.release(self._lease(key), owner)
 
     def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
         """All committed steps."""
@@ -223,59 +202,6 @@ class LocalStore(Upkeep):
             return False
         sync(path.parent)
         return True
-
-    def runs(self) -> list[str]:
-        """The names of all runs, sorted."""
-        return sorted(path.name for path in self._runs.iterdir()) if self._runs.is_dir() else []
-
-    def run_files(self, run: str) -> list[str]:
-        """The names of a run's files."""
-        return sorted(path.name for path in (self._runs / run).glob("[!.]*"))
-
-    def write_run(self, run: str, name: str, data: bytes) -> None:
-        """Write a run's file."""
-        path = self._runs / run_file(run, name)
-        try:
-            with temporary_file(path.parent) as temporary:
-                write_down(temporary, data)
-                temporary.replace(path)
-        except OSError as error:
-            raise self._explained(error, path, len(data)) from error
-
-    def read_run(self, run: str, name: str) -> bytes | None:
-        """A run's file."""
-        path = self._runs / run_file(run, name)
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def append_run(self, run: str, name: str, lines: str) -> None:
-        """One write to a file opened for appending."""
-        path, data = self._runs / run_file(run, name), whole_lines(lines)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                if os.write(file, data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            finally:
-                os.close(file)
-        except OSError as error:
-            raise self._explained(error, path, len(data)) from error
-
-    def age_run(self, run: str, name: str) -> float | None:
-        """By the file system's clock: that of a file made now. Who may only read has this machine's clock."""
-        path = self._runs / run_file(run, name)
-        try:
-            written = path.stat().st_mtime
-        except FileNotFoundError:
-            return None
-        now = time.time()
-        with suppress(OSError), temporary_file(path.parent) as temporary:
-            temporary.touch()
-            now = temporary.stat().st_mtime
-        return max(0.0, now - written)
 
     def place(self, name: str) -> str:
         """A path."""
@@ -325,7 +251,7 @@ class LocalStore(Upkeep):
         if problem is None:
             return blob
         repaired = target.exists()
-        self._place(blob, source, partial(_link_or_copy, source))
+        self._place(blob, source, partial(link_or_copy, source))
         if repaired:
             log.warning("repaired %s of %s: it %s", name, target, problem)
         return blob
@@ -370,22 +296,3 @@ class LocalStore(Upkeep):
                 return False
             temporary.replace(self._manifest(damaged.stage, damaged.key))
             return True
-
-    def _explained(self, error: OSError, path: Path, needed: int) -> StoreError:
-        if not is_full(error):
-            return StoreError(f"store {self.url}: {error}; what was to be stored is still in {path}")
-        free = shutil.disk_usage(self._root).free
-        return StoreError(
-            f"store {self.url}: the disk is full: up to {needed:,} bytes are needed for {path}, {free:,} are free. "
-            "Free some space and run again; nothing was lost"
-        )
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """A second name where both are on one disk, else a copy."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        shutil.copyfile(source, target)
