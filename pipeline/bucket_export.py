@@ -14,6 +14,7 @@ from pipeline.store import DamagedBlob, Manifest, Store
 from pipeline.store.s3_address import Address, parse, without_user
 from pipeline.store.s3_client import Patience
 from pipeline.store.s3_compose import Part, Stored, Tell, compose, exists, parts_of, stored, traffic
+from pipeline.store.s3_names import blob_name
 from pipeline.store.s3_objects import Objects
 from stages.config import InputError
 from stages.interchange import FORMATS, Content
@@ -88,7 +89,7 @@ def outlined(store: Store, manifest: Manifest, folder: Path, poisons: np.ndarray
                     "shards.format: beton, or export to a folder and copy that"
                 )
             blob = blobs[file.name]
-            found = stored(objects, f"blobs/{blob.sha256}")
+            found = stored(objects, blob_name(blob.sha256))
             if found is None or found.size != blob.size:
                 problem = f"has {found.size} bytes, not {blob.size}" if found else "is not in the store"
                 raise DamagedBlob(manifest.stage, manifest.key, blob.name, problem)

@@ -5,29 +5,27 @@ get lost and a request be repeated, so a condition that does not hold is looked 
 Inputs come through this node's cache, and steps work in scratch folders on the node's disk.
 """
 
-import hashlib
 import logging
-import os
-import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from pipeline.store import s3_lease
 from pipeline.store.files import plain_files, sha256_of
 from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError
-from pipeline.store.names import GRACE_SECONDS, key_prefix, run_file, whole_key, whole_lines
-from pipeline.store.node_cache import NodeCache, lay
-from pipeline.store.node_scratch import NodeScratch
+from pipeline.store.names import key_prefix, whole_key
+from pipeline.store.node_cache import lay
 from pipeline.store.s3_address import Address
 from pipeline.store.s3_client import THREADS, Patience
 from pipeline.store.s3_errors import S3Error
-from pipeline.store.s3_objects import Listed, Object, Objects
-from pipeline.store.s3_segments import Segments
+from pipeline.store.s3_facts import Object
+from pipeline.store.s3_names import blob_name, keys_of, manifest_name
+from pipeline.store.s3_objects import Objects
+from pipeline.store.s3_runs import Runs, Segments
+from pipeline.store.s3_scratch import Scratch
 from pipeline.store.s3_upkeep import Upkeep
 
 log = logging.getLogger(__name__)
@@ -38,7 +36,7 @@ MANY = 100
 """Steps from which on `look` lists what there is before it reads."""
 
 
-class S3Store(Upkeep):
+class S3Store(Runs, Scratch, Upkeep):
     """The store at an address. It is pickled without its connections, so it may be sent to other processes."""
 
     def __init__(self, address: Address, patience: Patience | None = None) -> None:
@@ -87,7 +85,7 @@ class S3Store(Upkeep):
         with ThreadPoolExecutor(FILES) as pool:
             problems = pool.map(self._content_problem, manifest.blobs)
             return [
-                f"{blob.name} ({self._objects.place(_blob(blob))}) {problem}"
+                f"{blob.name} ({self._objects.place(blob_name(blob.sha256))}) {problem}"
                 for blob, problem in zip(manifest.blobs, problems, strict=True)
                 if problem
             ]
@@ -101,7 +99,7 @@ class S3Store(Upkeep):
             with ThreadPoolExecutor(FILES) as pool:
                 blobs = list({blob.sha256: blob for blob in manifest.blobs}.values())
                 found = pool.map(
-                    lambda blob: cache.hold(blob, pin, partial(self._objects.download, _blob(blob))), blobs
+                    lambda blob: cache.hold(blob, pin, partial(self._objects.download, blob_name(blob.sha256))), blobs
                 )
                 problems = dict(zip((blob.sha256 for blob in blobs), found, strict=True))
         except OSError as error:
@@ -135,47 +133,6 @@ class S3Store(Upkeep):
         except OSError as error:
             raise StoreError(f"store {self.url}: {error}; what was to be stored is still in {folder}") from error
 
-    def scratch(self, key: str) -> Path:
-        """A folder on this node's disk."""
-        try:
-            return self._scratch.folder(key)
-        except OSError as error:
-            raise self._cache.explained(error, self._cache.root, 0) from error
-
-    def push_scratch(self, key: str, name: str) -> str:
-        """Upload the file as it is now, though a newer one takes its place meanwhile."""
-        path = self.scratch(key) / name
-        snapshot = path.with_name(f".{uuid4().hex}.pushed")
-        try:
-            os.link(path, snapshot)
-            self._objects.upload(snapshot, f"scratch/{key}/{name}")
-        except OSError as error:
-            raise StoreError(f"{path} could not be brought to {self.url}: {error}") from error
-        finally:
-            snapshot.unlink(missing_ok=True)
-        return self.place(f"scratch/{key}/{name}")
-
-    def pull_scratch(self, key: str, name: str) -> None:
-        """Download it beside, then in its place."""
-        path = self.scratch(key) / name
-        part = path.with_name(f".{uuid4().hex}.pulled")
-        try:
-            if self._objects.download(f"scratch/{key}/{name}", part):
-                part.replace(path)
-        except OSError as error:
-            raise self._cache.explained(error, path, 0) from error
-        finally:
-            part.unlink(missing_ok=True)
-
-    def clear_scratch(self, key: str) -> None:
-        """The folder on this node, and what was pushed: where that cannot be asked for, `cache gc` does it later."""
-        self._scratch.clear(key)
-        try:
-            for pushed in list(self._objects.names(f"scratch/{whole_key(key)}/")):
-                self._objects.delete(pushed.name)
-        except S3Error as error:
-            log.warning("scratch of a step that is done stays until the next `brewline cache gc`: %s", error)
-
     def acquire(self, key: str, owner: str) -> float:
         """By the server's clock."""
         return s3_lease.acquire(self._objects, f"leases/{whole_key(key)}", owner)
@@ -188,13 +145,13 @@ class S3Store(Upkeep):
         """All committed steps, read a page of a LIST at a time."""
         for of in [stage] if stage else self._objects.folders("steps/"):
             for page in self._objects.pages(f"steps/{of}/"):
-                keys = _keys(page)
+                keys = keys_of(page)
                 with ThreadPoolExecutor(THREADS) as pool:
                     yield from filter(None, pool.map(lambda key, of=of: self.read(of, key), keys))
 
     def keys(self, stage: str) -> set[str]:
         """The objects' names."""
-        return set(_keys(self._objects.names(f"steps/{stage}/")))
+        return set(keys_of(self._objects.names(f"steps/{stage}/")))
 
     def find(self, prefix: str) -> list[tuple[str, str]]:
         """By the objects' names."""
@@ -202,60 +159,29 @@ class S3Store(Upkeep):
         return [
             (stage, key)
             for stage in self._objects.folders("steps/")
-            for key in _keys(self._objects.names(f"steps/{stage}/{begin}"))
+            for key in keys_of(self._objects.names(f"steps/{stage}/{begin}"))
         ]
 
     def remove(self, stage: str, key: str) -> bool:
         """Drop the step's manifest."""
-        there = self._objects.head(_manifest(stage, key)) is not None
+        there = self._objects.head(manifest_name(stage, key)) is not None
         if there:
-            self._objects.delete(_manifest(stage, key))
+            self._objects.delete(manifest_name(stage, key))
         return there
-
-    def runs(self) -> list[str]:
-        """The names of all runs, sorted."""
-        return self._objects.folders("runs/")
-
-    def write_run(self, run: str, name: str, data: bytes) -> None:
-        """Write a run's file."""
-        self._objects.put(f"runs/{run_file(run, name)}", data)
-
-    def read_run(self, run: str, name: str) -> bytes | None:
-        """A run's file: one object, or what was appended."""
-        found = self._objects.get(f"runs/{run_file(run, name)}")
-        return found[0] if found else self._segments.read(f"runs/{run_file(run, name)}")
-
-    def append_run(self, run: str, name: str, lines: str) -> None:
-        """A write of this process's own part of the file."""
-        self._segments.append(f"runs/{run_file(run, name)}", whole_lines(lines))
-
-    def age_run(self, run: str, name: str) -> float | None:
-        """By the server's clock."""
-        found = self._objects.head(f"runs/{run_file(run, name)}")
-        return found.age if found else self._segments.age(f"runs/{run_file(run, name)}")
 
     def place(self, name: str) -> str:
         """An address."""
         return self._objects.place(name)
 
-    @property
-    def _cache(self) -> NodeCache:
-        return NodeCache.of_node()
-
-    @property
-    def _scratch(self) -> NodeScratch:
-        """Apart from those of other stores: their attempts at the same step end at other times."""
-        return NodeScratch(self._cache.root / "scratch" / hashlib.sha256(self.url.encode()).hexdigest()[:16])
-
     def _read(self, stage: str, key: str) -> tuple[Manifest, str] | None:
         """The step's manifest and its ETag."""
-        name = _manifest(stage, key)
+        name = manifest_name(stage, key)
         found = self._objects.get(name)
         return (Manifest.from_json(found[0], self.place(name), stage, key), found[1].etag) if found else None
 
     def _problem(self, blob: Blob) -> str | None:
         """What is wrong with a stored blob, by its size and its uploader's word."""
-        found = self._objects.head(_blob(blob))
+        found = self._objects.head(blob_name(blob.sha256))
         if found is None:
             return "is not in the store"
         if found.size != blob.size:
@@ -264,7 +190,7 @@ class S3Store(Upkeep):
 
     def _content_problem(self, blob: Blob) -> str | None:
         """What is wrong with a stored blob, by its bytes."""
-        found = self._objects.sha256(_blob(blob))
+        found = self._objects.sha256(blob_name(blob.sha256))
         if found is None:
             return "is not in the store"
         digest, facts = found
@@ -281,7 +207,7 @@ class S3Store(Upkeep):
         linked = source.is_symlink()
         digest = source.resolve().name if linked else sha256_of(source)
         blob = Blob(name=name, size=source.stat().st_size, sha256=digest)
-        found = None if again and not linked else self._objects.head(_blob(blob))
+        found = None if again and not linked else self._objects.head(blob_name(blob.sha256))
         if (
             found is not None
             and (found.size, found.sha256) == (blob.size, digest)
@@ -289,25 +215,23 @@ class S3Store(Upkeep):
             and self._stays(blob, found)
         ):
             return blob
-        self._objects.upload(source, _blob(blob), digest)
+        self._objects.upload(source, blob_name(digest), digest)
+        place = self.place(blob_name(digest))
         if problem := self._problem(blob):
-            raise StoreError(f"{source} did not arrive whole in {self.place(_blob(blob))}: it {problem}; run again")
+            raise StoreError(f"{source} did not arrive whole in {place}: it {problem}; run again")
         if found is not None:
-            log.warning("repaired %s of %s: it had %s bytes", name, self.place(_blob(blob)), f"{found.size:,}")
+            log.warning("repaired %s of %s: it had %s bytes", name, place, f"{found.size:,}")
         return blob
 
     def _stays(self, blob: Blob, found: Object) -> bool:
         """Whether `cache gc` leaves a blob alone: it is young, or could be made so."""
-        if found.age <= GRACE_SECONDS / 2:
-            return True
         with suppress(S3Error):  # it was collected just now, or may not be copied
-            self._objects.refresh(_blob(blob), blob.sha256)
-            return self._problem(blob) is None
+            return not self._refresh(blob, found) or self._problem(blob) is None
         return False
 
     def _settle(self, manifest: Manifest, again: bool) -> Manifest:
         """Write the manifest unless a whole one is there: the one that counts."""
-        name, data = _manifest(manifest.stage, manifest.key), manifest.to_json()
+        name, data = manifest_name(manifest.stage, manifest.key), manifest.to_json()
         while not self._objects.put(name, data, new=True):
             found = self._read(manifest.stage, manifest.key)
             if found is None:
@@ -330,17 +254,3 @@ class S3Store(Upkeep):
         with ThreadPoolExecutor(FILES) as pool:
             found = pool.map(self._content_problem if again else self._problem, others)
             return [f"{blob.name} {problem}" for blob, problem in zip(others, found, strict=True) if problem]
-
-
-def _blob(blob: Blob) -> str:
-    return f"blobs/{blob.sha256}"
-
-
-def _keys(manifests: Iterable[Listed]) -> list[str]:
-    """Their keys. What others put beside them, such as the marks that a console makes for folders, is not ours."""
-    found = (re.fullmatch(r"steps/[^/]+/([0-9a-f]{64})\.json", manifest.name) for manifest in manifests)
-    return [match[1] for match in found if match]
-
-
-def _manifest(stage: str, key: str) -> str:
-    return f"steps/{stage}/{whole_key(key)}.json"

@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from pipeline.store.manifest import StoreError
 from pipeline.store.s3_address import Address
 from pipeline.store.s3_client import THREADS, Connection, Patience, broke_off, connect
 from pipeline.store.s3_errors import ABSENT, CHANGED, S3Error, explained, redaction, server_clock
+from pipeline.store.s3_facts import Listed, Object, age, object_of
 
 UNEXPLAINED = ("301", "400", "403")
 """Refusals that may have many reasons."""
@@ -29,24 +28,6 @@ PAGE = 1000
 T = TypeVar("T")
 
 _CONNECTING = threading.Lock()
-
-
-class Object(NamedTuple):
-    """An object without its bytes. age: seconds since it was written, by the server's clock."""
-
-    size: int
-    etag: str
-    age: float
-    sha256: str
-    """What its uploader said; empty where another program wrote it."""
-
-
-class Listed(NamedTuple):
-    """An object as a LIST gives it: its name below the store's prefix, bytes, seconds since it was written."""
-
-    name: str
-    size: int
-    age: float
 
 
 class Objects:
@@ -66,7 +47,7 @@ class Objects:
     def head(self, name: str) -> Object | None:
         """What is there under `name`; None where nothing is."""
         try:
-            return _object(self.call("head_object", name))
+            return object_of(self.call("head_object", name))
         except S3Error as error:
             if error.code in ABSENT:
                 return None
@@ -219,7 +200,7 @@ class Objects:
         while True:
             try:
                 first = self.call("get_object", name)
-                found = _object(first)
+                found = object_of(first)
                 with closing(first["Body"]) as body:
                     return take(self._chunks(name, body, found.etag, 0, found.size)), found
             except S3Error as error:
@@ -288,14 +269,3 @@ class Objects:
             if self._connection is None:
                 self._connection = connect(self.address, self.patience)
             return self._connection
-
-
-def _object(answer: Any) -> Object:
-    said = answer.get("Metadata", {}).get("sha256", "")
-    return Object(answer["ContentLength"], answer["ETag"], age(answer["LastModified"], server_clock(answer)), said)
-
-
-def age(modified: datetime, now: datetime | None) -> float:
-    if now is None:
-        raise StoreError("the S3 endpoint answers without a Date; leases and ages need it")
-    return max(0.0, (now - modified.astimezone(UTC)).total_seconds())

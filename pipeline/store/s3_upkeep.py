@@ -14,7 +14,9 @@ from pipeline.store.names import GRACE_SECONDS, LEASE_SECONDS
 from pipeline.store.node_cache import NodeCache
 from pipeline.store.s3_client import THREADS
 from pipeline.store.s3_errors import S3Error, server_clock
-from pipeline.store.s3_objects import Listed, Objects, age
+from pipeline.store.s3_facts import Listed, Object, age
+from pipeline.store.s3_names import blob_name
+from pipeline.store.s3_objects import Objects
 
 
 class Upkeep:
@@ -31,10 +33,10 @@ class Upkeep:
 
     def remove_blob(self, sha256: str, grace: float) -> bool:
         """S3 deletes on no condition of age. A commit that relies on a blob looks once more after its manifest."""
-        found = self._objects.head(f"blobs/{sha256}")
+        found = self._objects.head(blob_name(sha256))
         if found is None or found.age < grace:
             return False
-        self._objects.delete(f"blobs/{sha256}")
+        self._objects.delete(blob_name(sha256))
         return True
 
     def sweep(self, grace: float, done: Collection[str], dry: bool) -> Iterator[tuple[str, int]]:
@@ -66,10 +68,10 @@ class Upkeep:
     @contextmanager
     def blob_file(self, blob: Blob) -> Iterator[Path]:
         """Downloaded beside this node's cache: what is copied is read once."""
-        cache, place = NodeCache.of_node(), self._objects.place(f"blobs/{blob.sha256}")
+        cache, place = NodeCache.of_node(), self._objects.place(blob_name(blob.sha256))
         with cache.passing() as path:
             try:
-                if not self._objects.download(f"blobs/{blob.sha256}", path):
+                if not self._objects.download(blob_name(blob.sha256), path):
                     raise StoreError(f"{place} is not in the store; run the step again to repair it")
             except OSError as error:
                 raise cache.explained(error, path, blob.size) from error
@@ -81,7 +83,7 @@ class Upkeep:
         """Hashed here; the server checks each part."""
         if sha256_of(source) != blob.sha256:
             raise StoreError(f"{source} holds other bytes than blob {blob.sha256}")
-        self._objects.upload(source, f"blobs/{blob.sha256}", blob.sha256)
+        self._objects.upload(source, blob_name(blob.sha256), blob.sha256)
 
     def settle(self, manifest: Manifest) -> Manifest:
         """Look at the blobs, and refresh the old ones so that `cache gc` leaves them alone; then write."""
@@ -92,24 +94,25 @@ class Upkeep:
             raise StoreError(f"{gone} was collected as its manifest was written; copy it again")
         return settled
 
-    def run_files(self, run: str) -> list[str]:
-        """The names of a run's files, whether one object or appended parts."""
-        start = f"runs/{run}/"
-        return sorted({found.name.removeprefix(start).partition("/")[0] for found in self._objects.names(start)})
-
     def _absent(self, manifest: Manifest) -> str:
         """Where a blob should be that is missing; empty where all are there."""
         with ThreadPoolExecutor(THREADS) as pool:
             lacking = [blob for blob in pool.map(self._lacking, manifest.blobs) if blob is not None]
-        return self._objects.place(f"blobs/{lacking[0].sha256}") if lacking else ""
+        return self._objects.place(blob_name(lacking[0].sha256)) if lacking else ""
 
     def _lacking(self, blob: Blob) -> Blob | None:
-        found = self._objects.head(f"blobs/{blob.sha256}")
+        found = self._objects.head(blob_name(blob.sha256))
         if found is None or found.size != blob.size:
             return blob
-        if found.age > GRACE_SECONDS / 2:
-            self._objects.refresh(f"blobs/{blob.sha256}", blob.sha256)
+        self._refresh(blob, found)
         return None
+
+    def _refresh(self, blob: Blob, found: Object) -> bool:
+        """Make a blob young that `cache gc` could soon take; says whether it was old. Raises S3Error."""
+        old = found.age > GRACE_SECONDS / 2
+        if old:
+            self._objects.refresh(blob_name(blob.sha256), blob.sha256)
+        return old
 
     def _uploads(self) -> Iterator[tuple[Listed, str]]:
         """Uploads in parts that were not ended, as old as their youngest part; and their ids."""

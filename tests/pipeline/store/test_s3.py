@@ -41,9 +41,9 @@ from pipeline.store import (
     StoreError,
     new_write_id,
     open_store,
-    s3,
     s3_client,
-    s3_segments,
+    s3_runs,
+    s3_upkeep,
 )
 from pipeline.store.s3 import S3Store
 from pipeline.store.s3_address import parse
@@ -406,7 +406,7 @@ def test_an_old_blob_is_made_young_before_a_manifest_names_it(
     first = store.commit(written(tmp_path / "first", {"a": b"a"}), draft())
     name = f"blobs/{first.blobs[0].sha256}"
     before = raw.head(name)
-    monkeypatch.setattr(s3, "GRACE_SECONDS", 1)
+    monkeypatch.setattr(s3_upkeep, "GRACE_SECONDS", 1)
     time.sleep(2.1)
     store.commit(written(tmp_path / "second", {"a": b"a"}), draft("cd" * 32))
     after = raw.head(name)
@@ -421,7 +421,7 @@ def test_an_old_blob_that_may_not_be_copied_is_uploaded_anew(
     first = store.commit(written(tmp_path / "first", {"a": b"a"}), draft())
     name = f"blobs/{first.blobs[0].sha256}"
     before = raw.head(name)["LastModified"]
-    monkeypatch.setattr(s3, "GRACE_SECONDS", 1)
+    monkeypatch.setattr(s3_upkeep, "GRACE_SECONDS", 1)
     time.sleep(2.1)
     proxy.choose = once(DENIED, on("PUT", "/blobs/"))
     store.commit(written(tmp_path / "second", {"a": b"a"}), draft("cd" * 32))
@@ -541,7 +541,7 @@ def test_a_step_that_is_done_does_not_fail_for_its_scratch(
 
 
 def test_a_run_file_grows_in_parts(s3_url: str, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_segments, "SEGMENT", 100)
+    monkeypatch.setattr(s3_runs, "SEGMENT", 100)
     first, second = open_store(s3_url), open_store(s3_url)
     lines = [f"{number:049}\n" for number in range(7)]
     for line in lines:
