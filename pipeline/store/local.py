@@ -29,7 +29,7 @@ from pipeline.store.files import (
 from pipeline.store.local_runs import Runs
 from pipeline.store.local_upkeep import Upkeep
 from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError
-from pipeline.store.names import key_prefix, whole_key
+from pipeline.store.names import KEY, key_prefix, whole_key
 from stages.config import InputError
 
 log = logging.getLogger(__name__)
@@ -181,17 +181,17 @@ class LocalStore(Runs, Upkeep):
 
     def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
         """All committed steps."""
-        for path in sorted(self._steps.glob(f"{stage or '*'}/*.json")):
-            if (manifest := self.read(path.parent.name, path.stem)) is not None:
+        for of, key in self._committed(stage or "*"):
+            if (manifest := self.read(of, key)) is not None:
                 yield manifest
 
     def keys(self, stage: str) -> set[str]:
         """The files' names."""
-        return {path.stem for path in (self._steps / stage).glob("[0-9a-f]*.json")}
+        return {key for _, key in self._committed(stage)}
 
     def find(self, prefix: str) -> list[tuple[str, str]]:
         """By the files' names."""
-        return sorted((path.parent.name, path.stem) for path in self._steps.glob(f"*/{key_prefix(prefix)}*.json"))
+        return self._committed("*", key_prefix(prefix))
 
     def remove(self, stage: str, key: str) -> bool:
         """Drop the step's manifest."""
@@ -206,6 +206,11 @@ class LocalStore(Runs, Upkeep):
     def place(self, name: str) -> str:
         """A path."""
         return str(self._root / name)
+
+    def _committed(self, stage: str, prefix: str = "") -> list[tuple[str, str]]:
+        """The (stage, key) of each manifest, by the files' names. What others put beside them is not ours."""
+        found = (path for path in self._steps.glob(f"{stage}/{prefix}*.json") if KEY.fullmatch(path.stem))
+        return sorted((path.parent.name, path.stem) for path in found)
 
     def _lease(self, key: str) -> Path:
         return self._root / "leases" / whole_key(key)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.store.files import explained, temporary_file, write_down
-from pipeline.store.names import run_file, whole_lines
+from pipeline.store.names import is_run, run_file, whole_lines
 
 
 class Runs:
@@ -17,8 +17,7 @@ class Runs:
 
     def runs(self) -> list[str]:
         """The names of all runs, sorted."""
-        folder = self._root / "runs"
-        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        return sorted(path.name for path in (self._root / "runs").glob("*") if path.is_dir() and is_run(path.name))
 
     def run_files(self, run: str) -> list[str]:
         """The names of a run's files."""

@@ -5,7 +5,6 @@ another file, and renewed without a touch of the modification time, which says w
 """
 
 import os
-import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from pipeline.store.files import locked, temporary_file
-from pipeline.store.names import LEASE_SECONDS, whole_key
+from pipeline.store.names import KEY, LEASE_SECONDS, whole_key
 
 FILES = (".*.tmp", "*/.*.tmp", "steps/*/.*.tmp", "runs/*/.*.tmp", "leases/[0-9a-f]*")
 """Where this store has temporary files, and leases."""
@@ -30,7 +29,7 @@ class Upkeep:
         """The files of a digest's name."""
         now = self._now()
         for path in sorted(self._blobs.glob("[0-9a-f]*")):
-            if re.fullmatch(r"[0-9a-f]{64}", path.name):
+            if KEY.fullmatch(path.name):
                 with suppress(FileNotFoundError):  # collected since
                     size, changed = _size_and_change(path)
                     yield path.name, size, now - changed

@@ -10,10 +10,13 @@ LEASE_SECONDS = 45.0
 GRACE_SECONDS = 7 * 24 * 3600.0
 """A blob that no manifest names is left alone for so long: an attempt may be about to name it."""
 
+KEY = re.compile("[0-9a-f]{64}")
+"""A whole key; a sha256 is one too."""
+
 
 def whole_key(key: str) -> str:
     """`key` if it is a whole key. Raises ValueError else: whatever lies in a key's scratch folder gets deleted."""
-    if not re.fullmatch(r"[0-9a-f]{64}", key):
+    if not KEY.fullmatch(key):
         raise ValueError(f"{key!r} is no key; expected 64 characters of 0-9 and a-f")
     return key
 
@@ -25,10 +28,15 @@ def key_prefix(prefix: str) -> str:
     return prefix
 
 
+def is_run(name: str) -> bool:
+    """Whether a run, or a run's file, may have this name."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name))
+
+
 def run_file(run: str, name: str) -> str:
     """`<run>/<name>`. Raises InputError if either is no plain name."""
     for part in (run, name):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", part):
+        if not is_run(part):
             raise InputError(f"run name {part!r}: expected letters, digits, '.', '_' and '-', a letter or digit first")
     return f"{run}/{name}"
 

@@ -294,3 +294,11 @@ def test_a_relative_folder_is_the_same_from_everywhere(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     assert open_store("here").url == str(tmp_path / "here")
     assert open_store("~/there").url == str(Path.home() / "there")
+
+
+def test_what_others_put_beside_the_runs_is_passed_over(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.append_run("first", "events.jsonl", "{}\n")
+    (tmp_path / "runs/readme.txt").write_text("a note")
+    (tmp_path / "runs/.Trash").mkdir()
+    assert store.runs() == ["first"]

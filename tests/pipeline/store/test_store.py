@@ -196,6 +196,16 @@ def test_find_list_and_remove(kind: Folder) -> None:
     assert store.verify(trained) == []  # shares its blob with the step that was removed
 
 
+def test_what_others_put_beside_the_manifests_is_passed_over(kind: Folder) -> None:
+    committed = commit(kind.store, draft(key_of(1)), {"a": b"a"})
+    for name in ("steps/readme.txt", "steps/brew/x.json", "steps/brew/abcd.json", f"steps/brew/{key_of(2)}.json.orig"):
+        kind.put(name, b"a note")
+    assert list(kind.store.manifests()) == list(kind.store.manifests("brew")) == [committed]
+    assert kind.store.keys("brew") == {key_of(1)}
+    assert kind.store.find(key_of(1)[:4]) == [("brew", key_of(1))]
+    assert kind.store.find("abcd") == []
+
+
 def test_runs(kind: Folder) -> None:
     store = kind.store
     assert store.runs() == []
