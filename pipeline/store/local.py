@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from pipeline.store import local_lease
 from pipeline.store.files import (
     ADVICE,
     explained,
@@ -26,6 +25,7 @@ from pipeline.store.files import (
     temporary_file,
     write_down,
 )
+from pipeline.store.local_lease import Leases
 from pipeline.store.local_runs import Runs
 from pipeline.store.local_upkeep import Upkeep
 from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError
@@ -35,7 +35,7 @@ from stages.config import InputError
 log = logging.getLogger(__name__)
 
 
-class LocalStore(Runs, Upkeep):
+class LocalStore(Leases, Runs, Upkeep):
     """The store in folder `root` (absolute). Holds no open files, so it may be sent to other processes."""
 
     def __init__(self, root: Path) -> None:
@@ -168,17 +168,6 @@ class LocalStore(Runs, Upkeep):
     def pull_scratch(self, key: str, name: str) -> None:
         """Nothing to bring: all machines see the folder."""
 
-    def acquire(self, key: str, owner: str) -> float:
-        """By the file system's clock."""
-        try:
-            return local_lease.acquire(self._lease(key), owner)
-        except OSError as error:
-            raise explained(error, self._root, self._lease(key), len(owner)) from error
-
-    def release(self, key: str, owner: str) -> None:
-        """Drop the file."""
-        local_lease.release(self._lease(key), owner)
-
     def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
         """All committed steps."""
         for of, key in self._committed(stage or "*"):
@@ -211,9 +200,6 @@ class LocalStore(Runs, Upkeep):
         """The (stage, key) of each manifest, by the files' names. What others put beside them is not ours."""
         found = (path for path in self._steps.glob(f"{stage}/{prefix}*.json") if KEY.fullmatch(path.stem))
         return sorted((path.parent.name, path.stem) for path in found)
-
-    def _lease(self, key: str) -> Path:
-        return self._root / "leases" / whole_key(key)
 
     def _manifest(self, stage: str, key: str) -> Path:
         return self._steps / stage / f"{whole_key(key)}.json"
