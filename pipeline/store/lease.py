@@ -36,7 +36,10 @@ def this_process() -> str:
 
 
 def is_dead(owner: str) -> bool:
-    """Whether `owner` was a process of this machine that runs no more: its leases need not be waited for."""
+    """Whether `owner` was a process of this machine that runs no more: its leases need not be waited for.
+
+    One whose name says less than this, of an older brewline, is not taken for dead: its leases end by their time.
+    """
     place, pid, started, _ = owner.rsplit(" ", 3) if owner.count(" ") >= 3 else ("", "0", "", "")
     return place == _place() and _started(int(pid)) != started
 
@@ -69,9 +72,14 @@ def _renew(store: Leases, key: str, owner: str, over: Event) -> None:
             store.acquire(key, owner)
 
 
+@cache
 def _place() -> str:
-    """This machine and its table of processes: containers of one machine have several."""
-    return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
+    """This machine since it was started, and its table of processes: containers of one machine have several, and
+    machines that are made alike have one name. Where the kernel does not say when it started, name and table alone."""
+    words = [socket.gethostname(), str(Path("/proc/self/ns/pid").readlink())]
+    with suppress(OSError):
+        words.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    return " ".join(words)
 
 
 def _started(pid: int) -> str:
