@@ -13,15 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.store import s3_lease
 from pipeline.store.files import plain_files, sha256_of
 from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError
-from pipeline.store.names import key_prefix, whole_key
+from pipeline.store.names import key_prefix
 from pipeline.store.node_cache import lay
 from pipeline.store.s3_address import Address
 from pipeline.store.s3_client import THREADS, Patience
 from pipeline.store.s3_errors import S3Error
 from pipeline.store.s3_facts import Object
+from pipeline.store.s3_lease import Leases
 from pipeline.store.s3_names import blob_name, keys_of, manifest_name
 from pipeline.store.s3_objects import Objects
 from pipeline.store.s3_runs import Runs, Segments
@@ -36,7 +36,7 @@ MANY = 100
 """Steps from which on `look` lists what there is before it reads."""
 
 
-class S3Store(Runs, Scratch, Upkeep):
+class S3Store(Leases, Runs, Scratch, Upkeep):
     """The store at an address. It is pickled without its connections, so it may be sent to other processes."""
 
     def __init__(self, address: Address, patience: Patience | None = None) -> None:
@@ -44,6 +44,7 @@ class S3Store(Runs, Scratch, Upkeep):
         self._address, self._patience = address, patience or Patience()
         self._objects = Objects(self._address, self._patience)
         self._segments = Segments(self._objects)
+        self._held = {}
 
     def __reduce__(self) -> Any:
         return S3Store, (self._address, self._patience)
@@ -132,14 +133,6 @@ class S3Store(Runs, Scratch, Upkeep):
             return theirs
         except OSError as error:
             raise StoreError(f"store {self.url}: {error}; what was to be stored is still in {folder}") from error
-
-    def acquire(self, key: str, owner: str) -> float:
-        """By the server's clock."""
-        return s3_lease.acquire(self._objects, f"leases/{whole_key(key)}", owner)
-
-    def release(self, key: str, owner: str) -> None:
-        """Drop the object."""
-        s3_lease.release(self._objects, f"leases/{whole_key(key)}", owner)
 
     def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
         """All committed steps, read a page of a LIST at a time."""

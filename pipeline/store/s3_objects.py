@@ -76,10 +76,10 @@ class Objects:
 
         return self._read(name, digest)
 
-    def put(self, name: str, data: bytes, new: bool = False, instead_of: str = "", **options: Any) -> bool:
-        """Write a small object, checked by its sha256 on arrival; False where the condition does not hold.
+    def put(self, name: str, data: bytes, new: bool = False, instead_of: str = "", **options: Any) -> str:
+        """Write a small object, checked by its sha256 on arrival; its ETag, empty where the condition does not hold.
 
-        new: only where there is none; instead_of: only in place of the object of this ETag. False may come for a
+        new: only where there is none; instead_of: only in place of the object of this ETag. Nothing may come for a
         write of our own whose answer was lost.
         """
         if new:
@@ -87,12 +87,12 @@ class Objects:
         if instead_of:
             options["IfMatch"] = instead_of
         try:
-            self.call("put_object", name, Body=data, ChecksumAlgorithm="SHA256", **options)
+            etag: str = self.call("put_object", name, Body=data, ChecksumAlgorithm="SHA256", **options)["ETag"]
         except S3Error as error:
             if ((new or instead_of) and error.code in CHANGED) or (instead_of and error.code in ABSENT):
-                return False
+                return ""
             raise
-        return True
+        return etag
 
     def delete(self, name: str) -> None:
         """Drop an object, if there is one."""

@@ -575,6 +575,26 @@ def test_a_lease_that_is_not_renewed_is_anothers_to_take(through: str, proxy: Fa
     assert stores[0].acquire(KEY, "dead") > 0
 
 
+def test_renewing_a_lease_is_one_request(through: str, proxy: FaultyProxy, raw: Raw) -> None:
+    store = quick(through)
+    assert store.acquire(KEY, "me") == 0
+    for _ in range(2):
+        proxy.seen.clear()
+        assert store.acquire(KEY, "me") == 0
+        assert dict(proxy.seen) == {"PUT": 1}
+    proxy.choose = once(Fault("lose"), "PUT", "/leases/")
+    assert store.acquire(KEY, "me") == 0, "its own, whose answer was lost"
+    assert quick(through).acquire(KEY, "another") > 0
+    raw.delete(f"leases/{KEY}")  # as `cache gc` drops one that was not renewed for long
+    assert store.acquire(KEY, "me") == 0
+    assert quick(through).acquire(KEY, "another") > 0
+    raw.delete(f"leases/{KEY}")
+    assert quick(through).acquire(KEY, "another") == 0
+    assert store.acquire(KEY, "me") > 0
+    store.release(KEY, "me")
+    assert quick(through).acquire(KEY, "a third") > 0
+
+
 def test_of_several_that_want_a_lease_one_gets_it(s3_url: str) -> None:
     stores = [open_store(s3_url) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
