@@ -29,7 +29,11 @@ class Store(Protocol):
     """Opens this store again, from any working folder."""
 
     def probe(self) -> None:
-        """Try out everything a commit needs. Raises InputError that says what is missing and what to do."""
+        """Try out the requests of a commit, on names of its own that it drops again; makes the store where it is a
+        folder that is not there. Raises InputError that says what is missing and what to do, within seconds.
+
+        What only old outputs and `cache gc` need is not tried: in S3 copies on the server, and lists of uploads.
+        """
         ...
 
     def read(self, stage: str, key: str) -> Manifest | None:
@@ -91,9 +95,11 @@ class Store(Protocol):
         ...
 
     def push_scratch(self, key: str, name: str) -> str:
-        """Bring a file of `scratch(key)`, a checkpoint or a log, to where attempts on other machines find it.
+        """Bring a file of `scratch(key)`, a checkpoint or a log, as it is now, to where attempts on other machines find
+        it, in place of one that was pushed there by any of them. Says where that is, for people.
 
-        Says where that is, for people. Raises StoreError where it cannot be brought there.
+        A folder store has nothing to bring, and does not look for the file. Else raises StoreError where the file is
+        not there, or cannot be brought.
         """
         ...
 
