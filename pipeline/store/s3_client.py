@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pipeline.store.s3_address import Address
-from pipeline.store.s3_errors import AGAIN_CODES, AGAIN_STATUS, redaction
+from pipeline.store.s3_errors import AGAIN_CODES, AGAIN_STATUS, CONFLICT, redaction
 from stages.config import InputError
 
 THREADS = 32
@@ -37,14 +37,22 @@ class Patience:
         return random.uniform(0, min(self.longest, 0.05 * 2 ** min(tries, 20)))
 
     def needs_retry(
-        self, response: Any, caught_exception: Exception | None, attempts: int, request_dict: Any, **_: Any
+        self,
+        response: Any,
+        operation: Any,
+        caught_exception: Exception | None,
+        attempts: int,
+        request_dict: Any,
+        **_: Any,
     ) -> float | None:
         """Botocore's question after every request: the pause before the next try, null for none."""
         if caught_exception is not None:
             again = broke_off(caught_exception) and "CERTIFICATE" not in str(caught_exception)
         else:
             status, code = response[0].status_code, response[1].get("Error", {}).get("Code")
-            again = status in AGAIN_STATUS or code in AGAIN_CODES
+            # A conflict at the end of an upload in parts, on a condition, ends that upload: it must begin anew.
+            ended = operation.name == "CompleteMultipartUpload" and "If-None-Match" in request_dict["headers"]
+            again = (status in AGAIN_STATUS or code in AGAIN_CODES) and not (ended and code in CONFLICT)
         if not again:
             return None
         began = request_dict["context"].setdefault("brewline_failed_first", time.monotonic())

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from pipeline.store.manifest import StoreError
 from pipeline.store.s3_client import PART
-from pipeline.store.s3_errors import CHANGED, S3Error
+from pipeline.store.s3_errors import CHANGED, CONFLICT, S3Error
 from pipeline.store.s3_objects import Objects
 from stages.config import InputError
 from stages.shards.pieces import Piece, Span, between, length
@@ -25,6 +25,8 @@ COPIED = 16 * PART
 """Bytes of a part that the server copies: so many that requests are few, so few that each is done within a minute."""
 AT_ONCE = 16
 """Parts that are under way at once, each with its bytes in memory."""
+BEGINNINGS = 5
+"""Times that an object is begun whose last request meets another write of the same name."""
 
 Part = list[Piece]
 """What one part is made of. One that is a single span is copied by the server, if it is not short."""
@@ -83,6 +85,24 @@ def compose(
     replace: also where there is one of that name. Raises InputError where there is one and it is not to be replaced,
     S3Error where a source is no longer what it was; then nothing is left.
     """
+    for left in reversed(range(BEGINNINGS)):
+        try:
+            _compose(objects, name, parts, sources, replace, tell)
+            break
+        except S3Error as error:
+            if error.code not in CONFLICT or not left:
+                raise
+            tell(*(-moved for moved in traffic(parts)))  # it begins anew
+    made, size = stored(objects, name), sum(length(piece) for part in parts for piece in part)
+    if made is None or made.size != size:
+        raise StoreError(f"{objects.place(name)}: has {made.size if made else 'no'} bytes, expected {size}; try again")
+    return made
+
+
+def _compose(
+    objects: Objects, name: str, parts: Sequence[Part], sources: Sequence[Stored], replace: bool, tell: Tell
+) -> None:
+    """One upload in parts, from its beginning to its end."""
     mark = uuid4().hex
     kept = {"StorageClass": objects.address.storage_class} if objects.address.storage_class else {}
     begun = objects.call(
@@ -126,10 +146,6 @@ def compose(
         with suppress(S3Error):
             objects.call("abort_multipart_upload", name, **upload)
         raise
-    made, size = stored(objects, name), sum(length(piece) for part in parts for piece in part)
-    if made is None or made.size != size:
-        raise StoreError(f"{objects.place(name)}: has {made.size if made else 'no'} bytes, expected {size}; try again")
-    return made
 
 
 def exists(place: str) -> InputError:

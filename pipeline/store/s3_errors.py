@@ -34,6 +34,8 @@ AGAIN_CODES = (
 """What is tried again."""
 ABSENT = ("NoSuchKey", "404", "NotFound")
 CHANGED = ("PreconditionFailed", "412")
+CONFLICT = ("ConditionalRequestConflict",)
+"""Two wrote on a condition at once, and neither is known to have won."""
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 INVALID = (
     "InvalidAccessKeyId",

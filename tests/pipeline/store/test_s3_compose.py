@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faults import LOST_RESPONSE, at_rate, on, once
+from faults import CONFLICT, LOST_RESPONSE, at_rate, each, nth, on, once
 from faulty_proxy import FaultyProxy
 from pipeline.store.s3_address import Address, parse
 from pipeline.store.s3_client import PART, Patience
-from pipeline.store.s3_compose import LARGEST, MOST, SMALLEST, Stored, compose, parts_of, stored, traffic
+from pipeline.store.s3_compose import BEGINNINGS, LARGEST, MOST, SMALLEST, Stored, compose, parts_of, stored, traffic
 from pipeline.store.s3_errors import S3Error
 from pipeline.store.s3_objects import Objects
 from s3_server import BUCKET, S3Server
@@ -197,6 +197,29 @@ def test_an_object_over_a_network_that_fails(
         assert LOST_RESPONSE in [request.fault for request in proxy.requests if last(request)]
     expected = whole(pieces, [random_bytes[: 40 * MIB], random_bytes[40 * MIB :]])
     assert objects.get(name)[0] == expected  # type: ignore[index]
+
+
+@pytest.mark.parametrize("conflicts", [2, BEGINNINGS])
+def test_an_object_whose_end_meets_another_write_begins_anew(
+    s3_server: S3Server, objects: Objects, sources: list[Stored], random_bytes: bytes, conflicts: int
+) -> None:
+    pieces, told = [Span(0, 0, 12 * MIB), some(1000)], []
+    with FaultyProxy(s3_server.endpoint) as proxy:
+        proxy.choose = each(CONFLICT, nth(*range(conflicts), of=on("POST", "uploadId")))
+        through = Objects(Address(BUCKET, objects.address.prefix, proxy.endpoint), QUICK)
+        theirs = [Stored(through, source.name, source.size, source.etag) for source in sources]
+        parts, name = parts_of(pieces), uuid4().hex
+        if conflicts == BEGINNINGS:
+            with pytest.raises(S3Error, match="ConditionalRequestConflict"):
+                compose(through, name, parts, theirs, False, quiet)
+            assert objects.head(name) is None
+        else:
+            compose(through, name, parts, theirs, False, lambda *moved: told.append(moved))
+            assert objects.get(name)[0] == whole(pieces, [random_bytes])  # type: ignore[index]
+            assert tuple(np.sum(told, axis=0)) == traffic(parts)
+    refused = [request.target for request in proxy.requests if request.fault is CONFLICT]
+    assert len(refused) == len(set(refused)) == conflicts, "each of an upload of its own"
+    assert not uploads(s3_server, objects)
 
 
 def test_pieces_between_two_places() -> None:
