@@ -10,7 +10,7 @@ manifest results and all of them get it. Nothing here knows what a step computes
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -103,8 +103,11 @@ class Store(Protocol):
         """
         ...
 
-    def pull_scratch(self, key: str, name: str) -> None:
-        """Bring the file that was pushed last, on any machine, into `scratch(key)`; nothing happens without one."""
+    def pull_scratch(self, key: str, name: str, better: Callable[[Path], bool] = lambda _: True) -> None:
+        """Bring the file that was pushed last, on any machine, into `scratch(key)`; nothing happens without one.
+
+        better: asked, with the pushed file on this machine, whether it is to take the place of what is there.
+        """
         ...
 
     def acquire(self, key: str, owner: str) -> float:

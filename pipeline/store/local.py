@@ -165,7 +165,7 @@ class LocalStore(Leases, Runs, Upkeep):
         """Nothing to bring: all machines see the folder."""
         return str(self.scratch(key) / name)
 
-    def pull_scratch(self, key: str, name: str) -> None:
+    def pull_scratch(self, key: str, name: str, better: Callable[[Path], bool] = lambda _: True) -> None:
         """Nothing to bring: all machines see the folder."""
 
     def manifests(self, stage: str | None = None) -> Iterator[Manifest]:

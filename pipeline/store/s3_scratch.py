@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -42,12 +43,12 @@ class Scratch:
             snapshot.unlink(missing_ok=True)
         return self._objects.place(f"scratch/{key}/{name}")
 
-    def pull_scratch(self, key: str, name: str) -> None:
+    def pull_scratch(self, key: str, name: str, better: Callable[[Path], bool] = lambda _: True) -> None:
         """Download it beside, then in its place."""
         path = self.scratch(key) / name
         part = path.with_name(f".{uuid4().hex}.pulled")
         try:
-            if self._objects.download(f"scratch/{key}/{name}", part):
+            if self._objects.download(f"scratch/{key}/{name}", part) and better(part):
                 part.replace(path)
         except OSError as error:
             raise self._cache.explained(error, path, 0) from error

@@ -2,6 +2,8 @@
 
 import logging
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,8 +29,8 @@ class Far(LocalStore):
         self.there.mkdir(exist_ok=True)
         return str(shutil.copy(self.scratch(key) / name, self.there / f"{key}.{name}"))
 
-    def pull_scratch(self, key: str, name: str) -> None:
-        if (self.there / f"{key}.{name}").exists():
+    def pull_scratch(self, key: str, name: str, better: Callable[[Path], bool] = lambda _: True) -> None:
+        if (self.there / f"{key}.{name}").exists() and better(self.there / f"{key}.{name}"):
             shutil.copy(self.there / f"{key}.{name}", self.scratch(key) / name)
 
 
@@ -60,3 +62,31 @@ def test_a_store_that_is_away_costs_a_warning_and_gets_the_next(
     here.away = False
     checkpoint.save({"a": torch.zeros(3)}, {"epoch": 2})
     assert epoch(StoredCheckpoint(other, KEY)) == 2
+
+
+def test_the_furthest_checkpoint_counts_whichever_machine_has_it(tmp_path: Path) -> None:
+    here, other = (Far(tmp_path / name, tmp_path / "there") for name in ("here", "other"))
+
+    def loaded(store: Far) -> StoredCheckpoint:
+        checkpoint = StoredCheckpoint(store, KEY)
+        saved = checkpoint.load()
+        assert saved is not None
+        assert saved[1]["epoch"] == saved[0]["a"][0] == epoch(StoredCheckpoint(store, KEY))
+        return checkpoint
+
+    def save(checkpoint: StoredCheckpoint, number: int, seconds: float = 0) -> None:
+        time.sleep(seconds)
+        checkpoint.save({"a": torch.full((3,), number)}, {"epoch": number})
+
+    first = StoredCheckpoint(here, KEY)
+    save(first, 1)
+    here.away = True
+    save(first, 2)
+    here.away = False
+    assert epoch(loaded(here)) == 2, "which could not be brought to the store"
+    second = loaded(other)
+    assert epoch(second) == 1
+    save(second, 3, seconds=1)
+    assert epoch(loaded(here)) == 3
+    here.scratch(KEY).joinpath("checkpoint.safetensors").write_bytes(b"cut short")
+    assert epoch(loaded(here)) == 3

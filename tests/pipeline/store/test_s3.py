@@ -521,6 +521,10 @@ def test_checkpoints_move_between_nodes(s3_url: str, raw: Raw, tmp_path: Path, m
     assert list(store.scratch(KEY).iterdir()) == []
     store.pull_scratch(KEY, "checkpoint")
     assert (store.scratch(KEY) / "checkpoint").read_bytes() == b"step 100"
+    (store.scratch(KEY) / "checkpoint").write_bytes(b"step 200")
+    store.pull_scratch(KEY, "checkpoint", lambda pulled: pulled.read_bytes() != b"step 100")
+    assert (store.scratch(KEY) / "checkpoint").read_bytes() == b"step 200"
+    assert [path.name for path in store.scratch(KEY).iterdir()] == ["checkpoint"]
     store.clear_scratch(KEY)
     assert raw.names("scratch/") == []
     assert list(store.scratch(KEY).iterdir()) == []
