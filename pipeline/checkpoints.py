@@ -1,11 +1,12 @@
-"""Checkpoints that outlive their machine: brought to the store as they are saved, so that an attempt on another machine
-goes on from there."""
+"""Checkpoints that outlive their machine: brought to the store once they are saved, so that an attempt on another
+machine goes on from there. The step goes on meanwhile, for a store may be away for minutes."""
 
 import logging
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.store import Store, StoreError
 from stages.stage import Checkpoint
@@ -20,12 +21,26 @@ SO_FAR = "seconds_so_far"
 
 
 class StoredCheckpoint(Checkpoint):
-    """The checkpoint of the step `key`, in the step's scratch folder and in the store."""
+    """The checkpoint of the step `key`, in the step's scratch folder and in the store.
 
-    def __init__(self, store: Store, key: str) -> None:
+    As a context it ends when the last that was saved is in the store, unless the process is interrupted.
+    """
+
+    def __init__(self, store: Store, key: str, hurry: Callable[[], bool] = lambda: False) -> None:
+        """hurry: whether this machine is about to go; then `save` waits until the checkpoint is in the store."""
         super().__init__(store.scratch(key))
-        self._store, self._key = store, key
+        self._store, self._key, self._hurry = store, key, hurry
+        self._guard = threading.Lock()
+        self._newer = False
+        self._pushing: threading.Thread | None = None
         self._before, self._began = 0.0, time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self.flush()
 
     @property
     def seconds(self) -> float:
@@ -49,10 +64,35 @@ class StoredCheckpoint(Checkpoint):
     def save(self, tensors: "Mapping[str, torch.Tensor]", facts: Mapping[str, Any]) -> None:
         """A store that is away costs a warning: the step goes on, and the next checkpoint is brought there."""
         super().save(tensors, {**facts, SO_FAR: self.seconds})
-        try:
-            self._store.push_scratch(self._key, self.file.name)
-        except StoreError as error:
-            log.warning("the checkpoint of %s stays on this machine for now: %s", self._key[:12], error)
+        with self._guard:
+            self._newer = True
+            if self._pushing is None:
+                self._pushing = threading.Thread(target=self._push, daemon=True)
+                self._pushing.start()
+        if self._hurry():
+            self.flush()
+
+    def flush(self) -> None:
+        """Wait until the last that was saved is in the store, or could not be brought there."""
+        with self._guard:
+            pushing = self._pushing
+        if pushing is not None:
+            pushing.join()
+
+    def _push(self) -> None:
+        """Bring the checkpoint to the store until there is no newer one."""
+        while True:
+            with self._guard:
+                if not self._newer:
+                    self._pushing = None
+                    return
+                self._newer = False
+            try:
+                self._store.push_scratch(self._key, self.file.name)
+            except StoreError as error:
+                log.warning("the checkpoint of %s stays on this machine for now: %s", self._key[:12], error)
+            except Exception:
+                log.exception("the checkpoint of %s stays on this machine for now", self._key[:12])
 
     def _pull(self) -> None:
         """This machine's own may be further than what it could bring to the store."""

@@ -123,8 +123,8 @@ def _attempt(
         inputs = {role: _fetch(store, ref, attempt / "inputs" / role) for role, ref in step.inputs.items()}
         place.meet()  # a worker may fetch for longer than the others would wait for it in the stage
         started = datetime.now(UTC)
-        checkpoint = StoredCheckpoint(store, step.key)
-        metrics = run_stage(step.stage, step.params, inputs, attempt / "out", runtime, checkpoint, report, place)
+        with StoredCheckpoint(store, step.key, place.hurry) as checkpoint:
+            metrics = run_stage(step.stage, step.params, inputs, attempt / "out", runtime, checkpoint, report, place)
         provenance = {
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(checkpoint.seconds, 3),
