@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import cli_export, cli_store, report, runs
-from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption, with_s3_options
+from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption, reached, with_s3_options
 from pipeline.cost.estimate import estimate
 from pipeline.cost.prices import load_prices
 from pipeline.execute import run_stage
@@ -191,7 +191,7 @@ def status(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Show how far a run is: what is done, running, failed and left."""
-    opened = open_store(store)
+    opened = reached(store)
     if run is None:
         for name in opened.runs():
             print(name)
@@ -216,7 +216,7 @@ def why(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Show what a key is made of, or field by field how two keys differ."""
-    opened = open_store(store)
+    opened = reached(store)
     ref, first = runs.made_of(opened, key)
     if other is None:
         print(f"# {ref.stage} {ref.key}")

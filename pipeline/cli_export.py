@@ -17,8 +17,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from pipeline import runs
-from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption
-from pipeline.store import Manifest, Store, open_store
+from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption, reached
+from pipeline.store import Manifest, Store
 from pipeline.store.s3_address import Address
 from stages.config import InputError, nearest
 from stages.interchange import FORMATS, Content, Format
@@ -44,7 +44,7 @@ def export(
     chosen = _format(form)
     if prefix and form != "automl":
         raise InputError(f"--prefix is for the format automl; leave it out with {form}")
-    opened = open_store(store)
+    opened = reached(store)
     if out.startswith("s3:"):
         from pipeline import bucket_export
 

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from pipeline import results as kept
 from pipeline.runs import goes_on, planned
 from pipeline.step import SHOWN
-from pipeline.store import open_store
+from pipeline.store import Store, open_store
 from pipeline.store.collect import collect
 from pipeline.store.copying import compare, copy_run, transfer
 from pipeline.store.names import GRACE_SECONDS
@@ -89,6 +89,13 @@ def _with_options(store: str, given: dict[str, str]) -> str:
     return replace(address, **{name: given[name] for name in OPTIONS if given[name] and not getattr(address, name)}).url
 
 
+def reached(store: str) -> Store:
+    """The store at a URL, which answers. Raises InputError within seconds where it does not."""
+    opened = open_store(store)
+    opened.reach()
+    return opened
+
+
 cache = typer.Typer(no_args_is_help=True, help="Look into the store, take steps out of it, copy and clean it.")
 results = typer.Typer(no_args_is_help=True, help="Keep results of runs, and make the page of their tables.")
 
@@ -99,7 +106,7 @@ def cache_list(
     stage: Annotated[str | None, typer.Option(help="Only this stage.")] = None, store: StoreOption = DEFAULT_STORE
 ) -> None:
     """List the steps in the store: stage, key, size, seconds it took, when and where."""
-    for manifest in open_store(store).manifests(stage):
+    for manifest in reached(store).manifests(stage):
         size = sum(blob.size for blob in manifest.blobs)
         facts = manifest.provenance
         print(
@@ -112,7 +119,7 @@ def cache_list(
 @with_s3_options
 def cache_verify(store: StoreOption = DEFAULT_STORE) -> None:
     """Read every output in the store and compare it with its checksum. Exits with 1 if any is damaged."""
-    opened, damaged, count = open_store(store), 0, 0
+    opened, damaged, count = reached(store), 0, 0
     for manifest in opened.manifests():
         count += 1
         for problem in opened.verify(manifest):
@@ -131,7 +138,7 @@ def cache_remove(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Take steps out of the store, so that they run again when they are needed."""
-    opened = open_store(store)
+    opened = reached(store)
     found = []
     for key in keys:
         matches = opened.find(key)
@@ -182,6 +189,7 @@ def cache_copy(
     source, target = open_store(store), open_store(to)
     if source.url == target.url:
         raise InputError(f"--to {to}: that is the store to copy from; give another")
+    source.reach()
     steps = [(step["stage"], step["key"]) for step in planned(source, run)]
     target.probe()
     what = compare(source, target, steps)
@@ -214,7 +222,7 @@ def results_add(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write a finished run's figures, with all that is needed to run it again, to one JSON file."""
-    print(kept.add(open_store(store), run, name, folder))
+    print(kept.add(reached(store), run, name, folder))
 
 
 @results.command("tables")

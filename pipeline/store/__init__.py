@@ -36,6 +36,11 @@ class Store(Protocol):
         """
         ...
 
+    def reach(self) -> None:
+        """For a command that only reads: one request, so that a store that does not answer is told within seconds; all
+        others are tried again for minutes. Raises InputError that says what is wrong and what to do."""
+        ...
+
     def read(self, stage: str, key: str) -> Manifest | None:
         """The step's manifest; None only if there is none. Raises StoreError if it is there and cannot be read."""
         ...

@@ -64,6 +64,9 @@ class LocalStore(Leases, Runs, Upkeep):
             advice = ADVICE.get(error.errno or 0, "choose a folder that can be made and written")
             raise InputError(f"store {self.url}: cannot be written ({error.strerror}); {advice}") from error
 
+    def reach(self) -> None:
+        """A file system answers at once."""
+
     def read(self, stage: str, key: str) -> Manifest | None:
         """The step's manifest."""
         path = self._manifest(stage, key)

@@ -56,6 +56,12 @@ class S3Store(Leases, Runs, Scratch, Upkeep):
         probe(self._address)
         self._cache.probe()
 
+    def reach(self) -> None:
+        """The first request of `probe`."""
+        from pipeline.store.s3_probe import reach
+
+        reach(self._address)
+
     def read(self, stage: str, key: str) -> Manifest | None:
         """The step's manifest."""
         found = self._read(stage, key)

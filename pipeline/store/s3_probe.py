@@ -38,6 +38,12 @@ def probe(address: Address) -> None:
             )
 
 
+def reach(address: Address) -> None:
+    """One request. Raises InputError that says what is wrong and what to do."""
+    with _refusals():
+        _check_clock(Objects(address, HASTY))
+
+
 @contextmanager
 def _refusals() -> Iterator[None]:
     try:

@@ -1,15 +1,20 @@
 """The commands that look into a store, and how every command is told where a store in S3 is."""
 
 import json
+import socket
+import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from pipeline.store import Manifest, Store, new_write_id, open_store
 from s3_server import S3Server
+from stages.config import InputError
 from tiny_pipeline import Brewline, refused
 
 
@@ -101,3 +106,28 @@ def test_every_command_with_a_store_takes_the_options(brewline: Brewline) -> Non
 def test_the_environments_endpoint_is_not_for_folders(brewline: Brewline, tmp_path: Path) -> None:
     done = brewline("cache", "ls", "--store", tmp_path, BREWLINE_S3_ENDPOINT="http://h")
     assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "answers"),
+    [
+        ("status", "silence"),
+        ("why abcd", "no connection"),
+        ("export quickstart --case 0 --format image-folder --out x", "no connection"),
+        ("cache ls", "no connection"),
+        ("cache verify", "no connection"),
+        ("cache rm abcd", "no connection"),
+        ("cache copy quickstart --to ./there", "no connection"),
+        ("results add quickstart name", "no connection"),
+    ],
+)
+def test_a_store_that_does_not_answer_is_told_within_seconds(
+    command: str, answers: str, s3_environment: dict[str, str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1] if answers == "silence" else 1
+        words = [*command.split(), "--store", f"s3://bucket/x?endpoint=http://127.0.0.1:{port}"]
+        started = time.monotonic()
+        with pytest.raises(InputError, match=r"S3 did not answer .* Check the endpoint"):
+            CliRunner().invoke(app, words, catch_exceptions=False)
+    assert time.monotonic() - started < 15
