@@ -88,6 +88,13 @@ class Store(Protocol):
         """Store a copy of `source` as `blob`. Raises StoreError if it has another sha256, or cannot be stored."""
         ...
 
+    def give_up(self) -> None:
+        """End the transfers that this process has under way, for whoever is interrupted: what calls for them fails.
+
+        In S3 they end with the parts in flight and leave nothing; a copy on a disk ends with its file.
+        """
+        ...
+
     def settle(self, manifest: Manifest) -> Manifest:
         """The last part of a commit: write the manifest; returns the one that counts.
 

@@ -5,8 +5,9 @@ moment, and a copy that was interrupted goes on where it was.
 """
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 
 from pipeline.store import Blob, Manifest, Store, StoreError
 
@@ -55,11 +56,16 @@ def transfer(source: Store, target: Store, what: Transfer, brought: Callable[[in
     """Bring the steps over, several at once. brought: is told the bytes of each blob that has arrived.
 
     Every blob is checked for its sha256 as it leaves and as it arrives. Raises StoreError if one is damaged, or the
-    target cannot take it; what has arrived stays, and the next copy goes on from there.
+    target cannot take it; what has arrived stays, and the next copy goes on from there. Who is interrupted does not
+    wait for files under way in S3.
     """
+
+    interrupted = Event()
 
     def bring(blob: Blob) -> None:
         with source.blob_file(blob) as file:
+            if interrupted.is_set():
+                raise CancelledError
             target.upload(blob, file)
         brought(blob.size)
 
@@ -77,9 +83,13 @@ def transfer(source: Store, target: Store, what: Transfer, brought: Callable[[in
         try:
             for step in finished:
                 step.result()
-        except BaseException:
+        except BaseException as error:
             finishers.shutdown(wait=False, cancel_futures=True)
             carriers.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(error, Exception):
+                interrupted.set()
+                source.give_up()
+                target.give_up()
             raise
 
 

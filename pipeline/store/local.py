@@ -143,6 +143,9 @@ class LocalStore(Leases, Runs, Upkeep):
         except OSError as error:
             raise explained(error, self._root, source, blob.size) from error
 
+    def give_up(self) -> None:
+        """A file is copied to its end."""
+
     def settle(self, manifest: Manifest) -> Manifest:
         """Refresh the blobs, so that `cache gc` leaves them alone, look whether they are there, and write."""
         try:

@@ -7,8 +7,8 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,6 +130,15 @@ class Objects:
                 if error.code not in ABSENT:
                     raise
         raise S3Error(f"{self.place(name)} changes again and again while it is read ({last}); run again")
+
+    def give_up(self) -> None:
+        """Cancel the transfers under way, and wait for their parts in flight; later ones have a connection anew."""
+        with _CONNECTING:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            # Its `shutdown(cancel=True)` raises TypeError (s3transfer 0.19); leaving it by an error does the same.
+            with suppress(CancelledError), connection.transfers:
+                raise CancelledError("given up")
 
     def names(self, prefix: str) -> Iterator[Listed]:
         """The objects whose names begin with `prefix`, in order."""

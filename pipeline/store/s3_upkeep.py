@@ -85,6 +85,10 @@ class Upkeep:
             raise StoreError(f"{source} holds other bytes than blob {blob.sha256}")
         self._objects.upload(source, blob_name(blob.sha256), blob.sha256)
 
+    def give_up(self) -> None:
+        """Of all threads."""
+        self._objects.give_up()
+
     def settle(self, manifest: Manifest) -> Manifest:
         """Look at the blobs, and refresh the old ones so that `cache gc` leaves them alone; then write."""
         if gone := self._absent(manifest):

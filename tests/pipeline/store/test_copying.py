@@ -1,16 +1,23 @@
 import itertools
 import json
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from typer.testing import CliRunner
 
 from chaos.stores import KINDS, Folder, blob_of, commit, draft, fetched, key_of
+from faulty_proxy import faulty_proxy
 from pipeline.cli_store import cache
-from pipeline.store import Blob, Manifest, StoreError
+from pipeline.store import Blob, Manifest, StoreError, open_store, s3_client
 from pipeline.store.copying import compare, copy_run, transfer
+from pipeline.store.local import LocalStore
+from s3_server import BUCKET, S3Server
 from stages.config import InputError
 
 OUTPUTS = [{"base": b"shared" * 1000, "own": f"step {step}".encode(), "empty": b""} for step in range(5)]
@@ -83,6 +90,38 @@ def test_it_goes_on_where_it_was_interrupted(pair: Pair) -> None:
     assert len(copied(source, target)) == 7 - len(arrived)
     assert kept(target, "steps/") == kept(source, "steps/")
     assert copied(source, target) == []
+
+
+def test_who_is_interrupted_does_not_wait_for_large_files(
+    s3_url: str, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_client, "PART", 5 << 20)
+    monkeypatch.setattr(s3_client, "THREADS", 2)  # of which one is for parts of files
+    source = LocalStore(tmp_path / "source")
+    manifest = commit(source, draft(key_of(1)), {"large": bytes(50 << 20)})
+    parts: list[float] = []
+
+    def choose(method: str, path: str) -> None:
+        if method == "PUT" and "partNumber" in path:
+            parts.append(time.monotonic())
+            if len(parts) == 2:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(1)
+
+    with faulty_proxy(s3_server.ports["s3"]) as proxy:
+        proxy.choose = choose
+        target = open_store(s3_url.replace(s3_server.endpoint, proxy.endpoint))
+        what = compare(source, target, [("brew", manifest.key)])
+        with pytest.raises(KeyboardInterrupt):
+            transfer(source, target, what, lambda _: None)
+        assert time.monotonic() - parts[1] < 5
+        assert len(parts) <= 3
+        assert "Uploads" not in s3_server.client().list_multipart_uploads(
+            Bucket=BUCKET, Prefix=urlsplit(s3_url).path.strip("/")
+        )
+        proxy.choose = lambda method, path: None
+        transfer(source, target, compare(source, target, [("brew", manifest.key)]), lambda _: None)
+        assert target.verify(manifest) == []
 
 
 def test_a_step_that_the_target_ran_itself_stays(pair: Pair) -> None:
