@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-dev
 BENCH_INSTALLED := $(VENV)/.installed-bench
-# Tests wait for servers and clusters half of the time; each process has its own. In their own order: the long first.
-PROCESSES ?= 2
+# Tests wait for servers and clusters most of the time; each process has its own. In their own order: the long first.
+PROCESSES ?= 3
 FFCV_TRIED := $(VENV)/.tried-ffcv
 FFCV_LIBRARIES := pkg-config libturbojpeg0-dev libopencv-dev g++
 export MPLBACKEND := Agg

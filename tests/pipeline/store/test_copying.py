@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from chaos.stores import KINDS, Folder, blob_of, commit, draft, fetched, key_of
-from faulty_proxy import faulty_proxy
+from faults import Request, nothing
+from faulty_proxy import FaultyProxy
 from pipeline.cli_store import cache
 from pipeline.store import Blob, Manifest, StoreError, open_store, s3_client
 from pipeline.store.copying import compare, copy_run, transfer
@@ -101,15 +102,15 @@ def test_who_is_interrupted_does_not_wait_for_large_files(
     manifest = commit(source, draft(key_of(1)), {"large": bytes(50 << 20)})
     parts: list[float] = []
 
-    def choose(method: str, path: str) -> None:
-        if method == "PUT" and "partNumber" in path:
+    def slowly(request: Request) -> None:
+        if request.method == "PUT" and "partNumber" in request.target:
             parts.append(time.monotonic())
             if len(parts) == 2:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             time.sleep(1)
 
-    with faulty_proxy(s3_server.ports["s3"]) as proxy:
-        proxy.choose = choose
+    with FaultyProxy(s3_server.endpoint) as proxy:
+        proxy.choose = slowly
         target = open_store(s3_url.replace(s3_server.endpoint, proxy.endpoint))
         what = compare(source, target, [("brew", manifest.key)])
         with pytest.raises(KeyboardInterrupt):
@@ -119,7 +120,7 @@ def test_who_is_interrupted_does_not_wait_for_large_files(
         assert "Uploads" not in s3_server.client().list_multipart_uploads(
             Bucket=BUCKET, Prefix=urlsplit(s3_url).path.strip("/")
         )
-        proxy.choose = lambda method, path: None
+        proxy.choose = nothing
         transfer(source, target, compare(source, target, [("brew", manifest.key)]), lambda _: None)
         assert target.verify(manifest) == []
 

@@ -583,10 +583,10 @@ def test_renewing_a_lease_is_one_request(through: str, proxy: FaultyProxy, raw: 
     store = quick(through)
     assert store.acquire(KEY, "me") == 0
     for _ in range(2):
-        proxy.seen.clear()
+        proxy.requests.clear()
         assert store.acquire(KEY, "me") == 0
-        assert dict(proxy.seen) == {"PUT": 1}
-    proxy.choose = once(Fault("lose"), "PUT", "/leases/")
+        assert [request.method for request in proxy.requests] == ["PUT"]
+    proxy.choose = once(LOST_RESPONSE, on("PUT", "/leases/"))
     assert store.acquire(KEY, "me") == 0, "its own, whose answer was lost"
     assert quick(through).acquire(KEY, "another") > 0
     raw.delete(f"leases/{KEY}")  # as `cache gc` drops one that was not renewed for long
