@@ -142,6 +142,7 @@ def stopped(
             return process.wait(300)
 
 
+@pytest.mark.slow
 @needs_ffcv
 def test_the_bucket_gets_the_very_files_that_a_folder_gets(
     brewline: Brewline,

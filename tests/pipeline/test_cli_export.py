@@ -58,7 +58,9 @@ def test_a_case_is_exported_with_what_it_is(brewline: Brewline, finished: Any, t
     assert not list(tmp_path.glob(".*")), "nothing unfinished is left"
 
 
-@pytest.mark.parametrize("name", ["image-folder", "benchmark", "arrow"])
+@pytest.mark.parametrize(
+    "name", ["arrow", *(pytest.param(n, marks=pytest.mark.slow) for n in ("image-folder", "benchmark"))]
+)
 def test_what_was_exported_comes_back_as_the_same(
     brewline: Brewline, finished: Any, tiny: dict[str, Any], tmp_path: Path, name: str
 ) -> None:

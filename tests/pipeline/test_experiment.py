@@ -239,9 +239,7 @@ def test_what_shards_cannot_hold_is_said_before_anything_runs(tiny: dict[str, An
         prepared_with({"jpeg_quality": 90}, {"kind": "cifar10"})
     ffcv_reader._library.cache_clear()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        InputError, match=r"apt-get install pkg-config .* -e '\.\[ffcv\]'"
-    ):
+    with pytest.raises(InputError, match=r"apt-get install pkg-config .* -e '\.\[ffcv\]'"):
         prepared_with({"format": "beton", "jpeg_quality": 90}, {"kind": "cifar10"})
     prepared_with({"format": "beton"}, {"kind": "cifar10"})  # raw files need no FFCV
     ffcv_reader._library.cache_clear()

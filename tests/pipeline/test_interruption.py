@@ -78,7 +78,7 @@ def test_killed_at_any_moment_it_loses_nothing_that_is_committed(
     processes.until_gone(agents, 120, "the killed runs' agents still run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_run_says_so_and_keeps_its_checkpoints(
     start: Start,
     tiny_file: Path,

@@ -211,6 +211,7 @@ def imagenet_tree(imagenet_sample_folder: Path, tmp_path_factory: pytest.TempPat
     return root
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_a_shard_costs_that_shard(
     tmp_path: Path, plan_tiny: Planner, machines: list[Machine], processes: Any, imagenet_tree: Path
 ) -> None:

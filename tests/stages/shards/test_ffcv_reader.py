@@ -144,9 +144,7 @@ def test_where_ffcv_is_missing_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr("sys.path", [])
     monkeypatch.setattr("sys.path_importer_cache", {})
     monkeypatch.delitem(sys.modules, "ffcv", raising=False)
-    with pytest.raises(
-        InputError, match=r"ffcv.*apt-get install pkg-config .* g\+\+.* -e '\.\[ffcv\]'"
-    ):
+    with pytest.raises(InputError, match=r"ffcv.*apt-get install pkg-config .* g\+\+.* -e '\.\[ffcv\]'"):
         require_ffcv()
 
 
