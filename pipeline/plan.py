@@ -1,7 +1,7 @@
 """From an experiment to its steps. Pure: no file is read and nothing runs, so a plan can be printed and counted."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -63,26 +63,26 @@ def _plan(experiment: Experiment, made: Plan) -> Ref:
     """Add one experiment's steps; the last one sums it up."""
     dataset = {"dataset": _dataset(experiment, made)}
     surrogates = _surrogates(experiment, made, dataset)
-    victims = range(experiment.victims.count)
-    clean = [_victim(experiment, made, v, "clean", dataset) for v in victims]
+    victims = [_victim_params(experiment, v) for v in range(experiment.victims.count)]
+    restarts = [brew.Params(attack=experiment.attack, restart=r) for r in _restarts(experiment)]
+    clean = _victims(made, victims, "clean", dataset)
     summary = dict(dataset)
     for c in range(experiment.cases.count):
         drawn = _case(experiment, made, c, dataset, surrogates)
         brews = {
-            f"brew.{r}": _brew(experiment, made, c, r, dataset | drawn | surrogates) for r in _restarts(experiment)
+            f"brew.{r}": made.add("brew", params, f"brew case {c} restart {r}", dataset | drawn | surrogates)
+            for r, params in enumerate(restarts)
         }
         overlay = {"overlay": _overlay(experiment, made, c, dataset, drawn, brews)}
         summary |= {f"case.{c}": drawn["case"], f"overlay.{c}": overlay["overlay"]}
         summary |= {role.replace("brew", f"brew.{c}"): ref for role, ref in brews.items()}
-        poisoned = [_victim(experiment, made, v, f"case {c}", dataset | overlay) for v in victims]
+        poisoned = _victims(made, victims, f"case {c}", dataset | overlay)
         for kind, trained in (("poisoned", poisoned), ("clean", clean)):
             for v, victim in enumerate(trained):
                 label = f"evaluate case {c} {kind} victim {v}"
                 inputs = dataset | drawn | {"victim": victim}
                 summary[f"{kind}.{c}.{v}"] = made.add("evaluate", evaluate.Params(), label, inputs)
-    counts = summarize.Params(
-        cases=experiment.cases.count, victims=experiment.victims.count, restarts=len(_restarts(experiment))
-    )
+    counts = summarize.Params(cases=experiment.cases.count, victims=len(victims), restarts=len(restarts))
     return made.add("summarize", counts, "summarize", summary)
 
 
@@ -152,17 +152,16 @@ def _overlay(
     return made.add("export", export.Params(eps=attack.eps), f"export case {c}", {**dataset, "poisons": chosen})
 
 
-def _brew(experiment: Experiment, made: Plan, c: int, r: int, inputs: Mapping[str, Ref]) -> Ref:
-    return made.add("brew", brew.Params(attack=experiment.attack, restart=r), f"brew case {c} restart {r}", inputs)
+def _victims(made: Plan, victims: Sequence[retrain.Params], of: str, inputs: Mapping[str, Ref]) -> list[Ref]:
+    return [made.add("retrain", params, f"retrain {of} victim {v}", inputs) for v, params in enumerate(victims)]
 
 
-def _victim(experiment: Experiment, made: Plan, v: int, of: str, inputs: Mapping[str, Ref]) -> Ref:
+def _victim_params(experiment: Experiment, v: int) -> retrain.Params:
     own = experiment.victims
     network = own.network or experiment.network.model_copy(update={"weights": None})  # from scratch
-    params = retrain.Params(
+    return retrain.Params(
         network=network,
         training=own.training or experiment.training,
         record_every=own.record_every,
         seed=derive_seed(own.seed, "victim", v),
     )
-    return made.add("retrain", params, f"retrain {of} victim {v}", inputs)

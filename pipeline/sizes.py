@@ -87,9 +87,9 @@ class _Sizes:
 def _parameter_bytes(network: Network, description: Description) -> int:
     import torch
 
-    from stages.models import builders
+    from stages.models import builder
 
     info = DatasetInfo("", description.classes, description.shape, (0.5,) * 3, (0.25,) * 3)
     with torch.device("meta"):
-        model = builders()[network.name](network.model_copy(update={"weights": None}), info)
+        model = builder(network.name)(network.model_copy(update={"weights": None}), info)
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())

@@ -29,7 +29,7 @@ from pipeline.store.local_lease import Leases
 from pipeline.store.local_runs import Runs
 from pipeline.store.local_upkeep import Upkeep
 from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError
-from pipeline.store.names import KEY, key_prefix, whole_key
+from pipeline.store.names import KEY, MANY, key_prefix, whole_key
 from stages.config import InputError
 
 log = logging.getLogger(__name__)
@@ -83,8 +83,12 @@ class LocalStore(Leases, Runs, Upkeep):
         return [blob for blob in manifest.blobs if self._problem(blob, None)]
 
     def look(self, steps: Iterable[tuple[str, str]]) -> Iterator[tuple[Manifest, list[Blob]]]:
-        """One after the other: a file system answers at once."""
-        for stage, key in steps:
+        """One after the other, as a file system answers at once; of many, those that a listing shows."""
+        wanted = list(steps)
+        if len(wanted) >= MANY:
+            there = {stage: self.keys(stage) for stage in {stage for stage, _ in wanted}}
+            wanted = [(stage, key) for stage, key in wanted if key in there[stage]]
+        for stage, key in wanted:
             if (manifest := self.read(stage, key)) is not None:
                 yield manifest, self.missing(manifest)
 

@@ -10,6 +10,9 @@ LEASE_SECONDS = 45.0
 GRACE_SECONDS = 7 * 24 * 3600.0
 """A blob that no manifest names is left alone for so long: an attempt may be about to name it."""
 
+MANY = 100
+"""Steps from which on a store lists what there is, before it reads those that are."""
+
 KEY = re.compile("[0-9a-f]{64}")
 """A whole key; a sha256 is one too."""
 

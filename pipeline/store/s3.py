@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.store.files import plain_files, sha256_of
 from pipeline.store.manifest import Blob, DamagedBlob, Manifest, StoreError
-from pipeline.store.names import key_prefix
+from pipeline.store.names import MANY, key_prefix
 from pipeline.store.node_cache import lay
 from pipeline.store.s3_address import Address
 from pipeline.store.s3_client import THREADS, Patience
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 
 FILES = 4
 """Files that are hashed, uploaded or downloaded at once; the parts of each go in parallel besides."""
-MANY = 100
-"""Steps from which on `look` lists what there is before it reads."""
 
 
 class S3Store(Leases, Runs, Scratch, Upkeep):

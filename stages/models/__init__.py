@@ -8,6 +8,7 @@ torch is imported inside the functions, so that planning an experiment stays qui
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,34 +21,33 @@ from stages.models.config import NETWORKS, Network, default_learning_rate
 if TYPE_CHECKING:
     from stages.models.classifier import Classifier
 
-__all__ = ["Network", "build", "builders", "default_learning_rate", "load", "save"]
+__all__ = ["BUILDERS", "Network", "build", "builder", "default_learning_rate", "load", "save"]
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
-def builders() -> "dict[str, Callable[[Network, DatasetInfo], Classifier]]":
-    """Every network's name and the function that builds it, with weights drawn from torch's CPU generator."""
-    from stages.models.alexnet import alexnet
-    from stages.models.convnet import convnet, convnet_bn
-    from stages.models.mobilenet import mobilenet
-    from stages.models.resnet import resnet
-    from stages.models.torchvision_models import torchvision_model
-    from stages.models.vgg import vgg
+BUILDERS = {
+    "convnet": "convnet.convnet",
+    "convnet-bn": "convnet.convnet_bn",
+    "resnet18": "resnet.resnet",
+    "resnet20": "resnet.resnet",
+    "resnet34": "resnet.resnet",
+    "resnet50": "resnet.resnet",
+    "mobilenet-v2": "mobilenet.mobilenet",
+    "vgg11": "vgg.vgg",
+    "vgg13": "vgg.vgg",
+    "vgg16": "vgg.vgg",
+    "alexnet": "alexnet.alexnet",
+    **{name: "torchvision_models.torchvision_model" for name in NETWORKS if name.startswith("torchvision/")},
+}
+"""Every network's name and the function here that builds it; imported one by one, as torchvision takes seconds."""
 
-    return {
-        "convnet": convnet,
-        "convnet-bn": convnet_bn,
-        "resnet18": resnet,
-        "resnet20": resnet,
-        "resnet34": resnet,
-        "resnet50": resnet,
-        "mobilenet-v2": mobilenet,
-        "vgg11": vgg,
-        "vgg13": vgg,
-        "vgg16": vgg,
-        "alexnet": alexnet,
-        **{name: torchvision_model for name in NETWORKS if name.startswith("torchvision/")},
-    }
+
+def builder(name: str) -> "Callable[[Network, DatasetInfo], Classifier]":
+    """The function that builds a network, with weights drawn from torch's CPU generator."""
+    module, _, function = BUILDERS[name].partition(".")
+    found: Callable[[Network, DatasetInfo], Classifier] = getattr(import_module(f"stages.models.{module}"), function)
+    return found
 
 
 def build(network: Network, info: DatasetInfo, generator_seed: int) -> "Classifier":
@@ -61,7 +61,7 @@ def build(network: Network, info: DatasetInfo, generator_seed: int) -> "Classifi
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed every GPU's generator too, which fork_rng(devices=[]) does not put back.
         torch.default_generator.manual_seed(generator_seed)
-        model = builders()[network.name](network, info)
+        model = builder(network.name)(network, info)
     _try_shapes(model, network, info)
     return model
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from stages.config import InputError
 from stages.data.images import DatasetInfo
-from stages.models import build, builders, load, save
+from stages.models import BUILDERS, build, load, save
 from stages.models.config import NETWORKS, Network
 
 SMALL = [name for name in NETWORKS if "/" not in name]
@@ -33,7 +33,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def test_every_name_has_a_builder_and_every_builder_a_name() -> None:
-    assert builders().keys() == NETWORKS.keys()
+    assert BUILDERS.keys() == NETWORKS.keys()
 
 
 @pytest.mark.parametrize(("name", "shape"), list(product(SMALL, SHAPES)))
