@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from s3_server import free_ports
 
 PROGRAMS = Path(sys.executable).parent
 Brewline = Callable[..., subprocess.CompletedProcess[str]]
@@ -59,21 +60,15 @@ def environment() -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @contextmanager
 def started_head(jobs: bool, **env: str) -> Iterator[Head]:
-    port, dashboard = free_port(), free_port()
+    port, dashboard, client = free_ports(3)
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:  # short: it holds sockets
         words = ["ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}"]
         words += [
             f"--include-dashboard={str(jobs).lower()}",
             f"--dashboard-port={dashboard}",
-            f"--ray-client-server-port={free_port()}",
+            f"--ray-client-server-port={client}",
         ]
         words += ["--object-store-memory=100000000", "--dashboard-agent-listen-port=0"]
         log = Path(folder, "start.log")
