@@ -159,7 +159,7 @@ def test_commits_and_removals_race_with_it(tmp_path: Path) -> None:
 
 
 def test_what_crashes_left_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.store.local_upkeep.LEASE_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.store.local_upkeep.LEASE_SECONDS", 3.0)
     store = LocalStore(tmp_path)
     commit(store, draft(key_of(1)), {"a": b"a"})
     late = store.scratch(key_of(1)) / "attempt" / "out"
@@ -172,12 +172,12 @@ def test_what_crashes_left_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     cut.write_bytes(b"123")
     store.acquire(key_of(2), "dead")
     assert collect(store, 60).leftovers == 0
-    time.sleep(0.6)
+    time.sleep(3.1)
     store.acquire(key_of(3), "alive")
-    foretold = collect(store, 0.5, dry=True)
+    foretold = collect(store, 3, dry=True)
     assert late.exists()
     assert (foretold.leftovers, foretold.leftover_bytes) == (4, 4 + 3 + len("dead"))
-    assert collect(store, 0.5) == foretold
+    assert collect(store, 3) == foretold
     assert not late.exists() and not cleared.exists() and not cut.exists()
     assert waiting.read_bytes() == b"step 100"
     assert [path.name for path in (tmp_path / "leases").iterdir()] == [key_of(3)]
@@ -211,6 +211,7 @@ def test_what_crashes_left_in_s3_goes(s3_server: Any, s3_url: str, monkeypatch: 
     assert collect(store, 0).leftovers == 3
     with pytest.raises(client.exceptions.ClientError, match="NoSuchUpload"):
         client.list_parts(**target)
+    monkeypatch.setattr("pipeline.store.s3_upkeep.LEASE_SECONDS", 60.0)
     assert store.acquire(key_of(2), "other") == 0
     store.pull_scratch(key_of(2), "checkpoint")
     assert collect(store, 0).leftovers == 0
