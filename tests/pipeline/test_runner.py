@@ -1,7 +1,6 @@
 """Runs on a real Ray: what fails, dies or is damaged costs only itself, and what is done is not done again."""
 
 import os
-import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -69,12 +68,6 @@ def labels(plan: Plan, keys: set[str]) -> set[str]:
 def assert_whole(plan: Plan, store: Store) -> None:
     assert cached_steps(plan, store) == set(plan.steps)
     assert [problem for manifest in store.manifests() for problem in store.verify(manifest)] == []
-
-
-@pytest.fixture
-def copied(finished: Any, tmp_path: Path) -> Path:
-    """A copy of the finished run's store, to damage."""
-    return Path(shutil.copytree(finished.store, tmp_path / "store"))
 
 
 def test_each_step_runs_once_after_its_inputs(tmp_path: Path, plan_tiny: Planner, machines: list[Machine]) -> None:
