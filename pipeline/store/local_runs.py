@@ -25,7 +25,7 @@ class Runs:
 
     def write_run(self, run: str, name: str, data: bytes) -> None:
         """Write a run's file."""
-        path = self._root / "runs" / run_file(run, name)
+        path = self._root / run_file(run, name)
         try:
             with temporary_file(path.parent) as temporary:
                 write_down(temporary, data)
@@ -35,7 +35,7 @@ class Runs:
 
     def read_run(self, run: str, name: str) -> bytes | None:
         """A run's file."""
-        path = self._root / "runs" / run_file(run, name)
+        path = self._root / run_file(run, name)
         try:
             return path.read_bytes()
         except FileNotFoundError:
@@ -43,7 +43,7 @@ class Runs:
 
     def append_run(self, run: str, name: str, lines: str) -> None:
         """One write to a file opened for appending."""
-        path, data = self._root / "runs" / run_file(run, name), whole_lines(lines)
+        path, data = self._root / run_file(run, name), whole_lines(lines)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -57,7 +57,7 @@ class Runs:
 
     def age_run(self, run: str, name: str) -> float | None:
         """By the file system's clock: that of a file made now. Who may only read has this machine's clock."""
-        path = self._root / "runs" / run_file(run, name)
+        path = self._root / run_file(run, name)
         try:
             written = path.stat().st_mtime
         except FileNotFoundError:

@@ -37,11 +37,11 @@ def is_run(name: str) -> bool:
 
 
 def run_file(run: str, name: str) -> str:
-    """`<run>/<name>`. Raises InputError if either is no plain name."""
+    """`runs/<run>/<name>`. Raises InputError if either is no plain name."""
     for part in (run, name):
         if not is_run(part):
             raise InputError(f"run name {part!r}: expected letters, digits, '.', '_' and '-', a letter or digit first")
-    return f"{run}/{name}"
+    return f"runs/{run}/{name}"
 
 
 def whole_lines(lines: str) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pipeline.store.s3_address import Address
-from pipeline.store.s3_errors import AGAIN_CODES, AGAIN_STATUS, CONFLICT, redaction
+from pipeline.store.s3_errors import CONFLICT, may_pass, redaction
 from stages.config import InputError
 
 THREADS = 32
@@ -52,7 +52,7 @@ class Patience:
             status, code = response[0].status_code, response[1].get("Error", {}).get("Code")
             # A conflict at the end of an upload in parts, on a condition, ends that upload: it must begin anew.
             ended = operation.name == "CompleteMultipartUpload" and "If-None-Match" in request_dict["headers"]
-            again = (status in AGAIN_STATUS or code in AGAIN_CODES) and not (ended and code in CONFLICT)
+            again = may_pass(status, code) and not (ended and code in CONFLICT)
         if not again:
             return None
         began = request_dict["context"].setdefault("brewline_failed_first", time.monotonic())

@@ -12,6 +12,8 @@ from typing import Any
 from pipeline.store.manifest import StoreError
 from pipeline.store.s3_address import CREDENTIALS
 
+CONFLICT = ("ConditionalRequestConflict",)
+"""Two wrote on a condition at once, and neither is known to have won."""
 AGAIN_STATUS = (409, 429, 500, 502, 503, 504)
 AGAIN_CODES = (
     "SlowDown",
@@ -27,15 +29,11 @@ AGAIN_CODES = (
     "RequestTimeoutException",
     "InternalError",
     "ServiceUnavailable",
-    # 409: two wrote at once and neither is known to have won.
-    "ConditionalRequestConflict",
+    *CONFLICT,
     "OperationAborted",
 )
-"""What is tried again."""
 ABSENT = ("NoSuchKey", "404", "NotFound")
 CHANGED = ("PreconditionFailed", "412")
-CONFLICT = ("ConditionalRequestConflict",)
-"""Two wrote on a condition at once, and neither is known to have won."""
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 INVALID = (
     "InvalidAccessKeyId",
@@ -60,6 +58,11 @@ ACTIONS = {
 """The right that an operation needs; all others write, which is s3:PutObject."""
 
 RIGHTS = ("s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload")
+
+
+def may_pass(status: int | None, code: str | None) -> bool:
+    """Whether a refusal of this HTTP status and code is one that asking again may get over."""
+    return status in AGAIN_STATUS or code in AGAIN_CODES
 
 
 class S3Error(StoreError):
@@ -118,8 +121,7 @@ def explained(error: Exception, place: str, bucket: str, redacted: Callable[[obj
     response: Any = getattr(error, "response", None)
     if isinstance(error, boto.ClientError) and isinstance(response, dict):
         code = str(response.get("Error", {}).get("Code", ""))
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        away = status in AGAIN_STATUS or code in AGAIN_CODES
+        away = may_pass(response.get("ResponseMetadata", {}).get("HTTPStatusCode"), code)
         return S3Error(f"{place}: {_refusal(error, response, code, bucket, redacted)}", code, away)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.CredentialRetrievalError):
         return S3Error(f"{place}: no credentials for S3 were found ({redacted(error)}); {CREDENTIALS}")

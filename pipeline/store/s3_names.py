@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from pipeline.store.names import whole_key
+from pipeline.store.names import KEY, whole_key
 from pipeline.store.s3_facts import Listed
 
 
@@ -20,5 +20,5 @@ def manifest_name(stage: str, key: str) -> str:
 def keys_of(found: Iterable[Listed]) -> list[str]:
     """The keys of manifests. What others put beside them, such as the marks that a console makes for folders, is not
     ours."""
-    matches = (re.fullmatch(r"steps/[^/]+/([0-9a-f]{64})\.json", manifest.name) for manifest in found)
+    matches = (re.fullmatch(rf"steps/[^/]+/({KEY.pattern})\.json", manifest.name) for manifest in found)
     return [match[1] for match in matches if match]

@@ -65,18 +65,18 @@ class Runs:
 
     def write_run(self, run: str, name: str, data: bytes) -> None:
         """Write a run's file."""
-        self._objects.put(f"runs/{run_file(run, name)}", data)
+        self._objects.put(run_file(run, name), data)
 
     def read_run(self, run: str, name: str) -> bytes | None:
         """A run's file: one object, or what was appended."""
-        found = self._objects.get(f"runs/{run_file(run, name)}")
-        return found[0] if found else self._segments.read(f"runs/{run_file(run, name)}")
+        found = self._objects.get(run_file(run, name))
+        return found[0] if found else self._segments.read(run_file(run, name))
 
     def append_run(self, run: str, name: str, lines: str) -> None:
         """A write of this process's own part of the file."""
-        self._segments.append(f"runs/{run_file(run, name)}", whole_lines(lines))
+        self._segments.append(run_file(run, name), whole_lines(lines))
 
     def age_run(self, run: str, name: str) -> float | None:
         """By the server's clock."""
-        found = self._objects.head(f"runs/{run_file(run, name)}")
-        return found.age if found else self._segments.age(f"runs/{run_file(run, name)}")
+        found = self._objects.head(run_file(run, name))
+        return found.age if found else self._segments.age(run_file(run, name))
