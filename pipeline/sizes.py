@@ -85,11 +85,8 @@ class _Sizes:
 
 
 def _parameter_bytes(network: Network, description: Description) -> int:
-    import torch
-
-    from stages.models import builder
+    from stages.models import outline
 
     info = DatasetInfo("", description.classes, description.shape, (0.5,) * 3, (0.25,) * 3)
-    with torch.device("meta"):
-        model = builder(network.name)(network.model_copy(update={"weights": None}), info)
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    tensors = outline(network, info).state_dict().values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -84,13 +84,12 @@ def operations(network: Network, shape: Shape, classes: int) -> tuple[float, flo
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from stages.models import builder
+    from stages.models import outline
 
     height, width, channels = shape
     info = DatasetInfo("", tuple(map(str, range(classes))), shape, (0.5,) * channels, (0.25,) * channels)
-    with torch.device("meta"):
-        model = builder(network.name)(network.model_copy(update={"weights": None}), info).eval()
-        images = torch.empty(2, channels, height, width, requires_grad=True)
+    model = outline(network, info).eval()
+    images = torch.empty(2, channels, height, width, device="meta", requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         try:
             logits = model(images)

@@ -21,7 +21,7 @@ from stages.models.config import NETWORKS, Network, default_learning_rate
 if TYPE_CHECKING:
     from stages.models.classifier import Classifier
 
-__all__ = ["BUILDERS", "Network", "build", "builder", "default_learning_rate", "load", "save"]
+__all__ = ["BUILDERS", "Network", "build", "default_learning_rate", "load", "outline", "save"]
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
@@ -43,7 +43,7 @@ BUILDERS = {
 """Every network's name and the function here that builds it; imported one by one, as torchvision takes seconds."""
 
 
-def builder(name: str) -> "Callable[[Network, DatasetInfo], Classifier]":
+def _builder(name: str) -> "Callable[[Network, DatasetInfo], Classifier]":
     """The function that builds a network, with weights drawn from torch's CPU generator."""
     module, _, function = BUILDERS[name].partition(".")
     found: Callable[[Network, DatasetInfo], Classifier] = getattr(import_module(f"stages.models.{module}"), function)
@@ -61,9 +61,17 @@ def build(network: Network, info: DatasetInfo, generator_seed: int) -> "Classifi
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed every GPU's generator too, which fork_rng(devices=[]) does not put back.
         torch.default_generator.manual_seed(generator_seed)
-        model = builder(network.name)(network, info)
+        model = _builder(network.name)(network, info)
     _try_shapes(model, network, info)
     return model
+
+
+def outline(network: Network, info: DatasetInfo) -> "Classifier":
+    """The network on torch's device `meta`: its shapes, without numbers, for who only counts."""
+    import torch
+
+    with torch.device("meta"):
+        return _builder(network.name)(network.model_copy(update={"weights": None}), info)
 
 
 def _try_shapes(model: "Classifier", network: Network, info: DatasetInfo) -> None:
