@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.store import Store, StoreError
-from stages.stage import Checkpoint
+from stages.stage import Checkpoint, facts_of
 
 if TYPE_CHECKING:
     import torch
@@ -99,9 +99,7 @@ class StoredCheckpoint(Checkpoint):
         self._store.pull_scratch(self._key, self.file.name, lambda pulled: _so_far(pulled) >= _so_far(self.file))
 
 
-def _so_far(file: Path) -> float:
+def _so_far(checkpoint: Path) -> float:
     """How long the step had computed at a checkpoint; below 0 where there is no whole one."""
-    kept = Checkpoint(file.parent)
-    kept.file = file
-    facts = kept.facts()
+    facts = facts_of(checkpoint)
     return -1.0 if facts is None else facts.get(SO_FAR, 0.0)

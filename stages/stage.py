@@ -107,11 +107,11 @@ class Checkpoint:
 
     def load(self) -> "tuple[dict[str, torch.Tensor], dict[str, Any]] | None":
         """The last checkpoint as (tensors, facts), or None where there is none."""
-        return self._read(lambda file: ({name: file.get_tensor(name) for name in file.keys()}, _facts(file)))  # noqa: SIM118
+        return _read(self.file, lambda file: ({name: file.get_tensor(name) for name in file.keys()}, _facts(file)))  # noqa: SIM118
 
     def facts(self) -> dict[str, Any] | None:
         """The facts alone of the last checkpoint, or None."""
-        return self._read(_facts)
+        return facts_of(self.file)
 
     def save(self, tensors: "Mapping[str, torch.Tensor]", facts: Mapping[str, Any]) -> None:
         """Replace the checkpoint by these tensors and JSON-ready facts."""
@@ -123,17 +123,23 @@ class Checkpoint:
         save_file(contiguous, temporary, metadata={"facts": json.dumps(dict(facts))})
         temporary.replace(self.file)
 
-    def _read(self, what: Callable[[Any], Found]) -> Found | None:
-        from safetensors import SafetensorError, safe_open
 
-        if not self.file.exists():
-            return None
-        try:
-            with safe_open(self.file, framework="pt") as file:
-                return what(file)
-        except SafetensorError as error:
-            log.warning("%s cannot be read (%s): the step begins anew", self.file, error)
-            return None
+def facts_of(checkpoint: Path) -> dict[str, Any] | None:
+    """The facts of the checkpoint in a file, or None where there is no whole one."""
+    return _read(checkpoint, _facts)
+
+
+def _read(checkpoint: Path, what: Callable[[Any], Found]) -> Found | None:
+    from safetensors import SafetensorError, safe_open
+
+    if not checkpoint.exists():
+        return None
+    try:
+        with safe_open(checkpoint, framework="pt") as file:
+            return what(file)
+    except SafetensorError as error:
+        log.warning("%s cannot be read (%s): the step begins anew", checkpoint, error)
+        return None
 
 
 def _facts(file: Any) -> dict[str, Any]:
