@@ -34,9 +34,7 @@ def check_machines(store: Store, run: str) -> None:
         for node, host in nodes.items()
     }
     answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS)
-    problems = []
-    for reference in answered:
-        problems.append(_answer(reference, asked[reference]))
+    problems = [_answer(reference, asked[reference]) for reference in answered]
     for reference in late:
         ray.cancel(reference, force=True)
     if found := sorted(set(filter(None, problems))):

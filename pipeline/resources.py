@@ -1,6 +1,5 @@
 """What a step of each stage takes of a machine, and whether a cluster has it, or can get it."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +9,6 @@ from pipeline.experiment import Runtimes
 from pipeline.step import Step
 from stages.config import InputError
 from stages.stage import Runtime
-from stages.training.config import Training
 
 OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 """A resource of a machine, as Ray calls it -> a task's option. Others are custom."""
@@ -159,9 +157,11 @@ def check_resources(
 
 
 def _check_batch(step: Step, workers: int) -> None:
-    training: Training | None = getattr(step.params, "training", None)
-    images = math.inf if training is None else training.batch_size
-    if workers > 1 and images < 2 * workers:
+    if workers == 1:
+        return
+    params: Any = step.params  # of a stage that trains: others have one worker
+    images = params.training.batch_size
+    if images < 2 * workers:
         raise InputError(
             f"runtime.workers: a step of stage {step.stage} takes {workers} workers, and its batches have {images} "
             "images; each worker needs two, so ask for fewer workers, or set a larger training.batch_size"

@@ -290,7 +290,7 @@ class Runner:
             self._event = time.monotonic()
         elif time.monotonic() - self._event > WAITING_SECONDS:
             self._event = time.monotonic()
-            ours = [dict(wanted) for wanted in self._wanted.values()]
+            ours = self._wanted.values()
             if self._growing and (lacking := [asked for asked in infeasible() if asked in ours]):
                 raise InputError(f"no machine that the autoscaler may start has {lacking[0]}; ask for less in runtime")
             self._watcher.waiting(self._why())
