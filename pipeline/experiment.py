@@ -79,6 +79,8 @@ class Experiment(Config):
     description: str = ""
     paper: str = ""
     """What the paper got, for comparison."""
+    paper_success: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The paper's avg. poison success where it has this very setting, a fraction; reports draw it beside ours."""
     dataset: DatasetConfig
     shards: Shards = Shards()
     cases: CasesConfig

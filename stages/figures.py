@@ -5,6 +5,7 @@ give the same bytes. Poisoned and clean differ in hue, in lightness, and in line
 colour-blind eyes and in print.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ INK, MUTED, FAINT = "#222222", "#6B6B6B", "#C9C9C9"
 POISONED, CLEAN = "#C44E00", "#5AA5D6"
 PANELS = 12
 """Most panels of small multiples in one picture."""
+WIDE, NARROW = 11.4, 3.8
+"""Inches that a picture may be wide: on a screen or a page, and on a phone, where text is as large."""
 
 STYLE: list[str | dict[str, Any]] = [
     "default",
@@ -66,12 +69,13 @@ class AdversarialLoss:
 
 @dataclass(frozen=True)
 class BrewLoss:
-    """One case's brew: B at each step of each restart, which restart was chosen, and B of its finished poisons."""
+    """One case's brew: B at each step of each restart, and, once it is done, which restart was chosen and B of its
+    finished poisons."""
 
     title: str
     restarts: Sequence[Sequence[float]]
-    chosen: int
-    final: float
+    chosen: int | None
+    final: float | None
 
 
 def shorten(name: str, length: int) -> str:
@@ -86,7 +90,7 @@ def save(figure: Figure, file: Path) -> None:
 
 
 @style.context(STYLE)
-def adversarial_loss(cases: Sequence[AdversarialLoss]) -> Figure:
+def adversarial_loss(cases: Sequence[AdversarialLoss], width: float = WIDE) -> Figure:
     """Cross-entropy of the target to the intended class at each epoch: a thick mean, a thin line a victim.
 
     A panel a case; with more than `PANELS` cases one panel, in which the thin lines are the cases' means. After
@@ -95,7 +99,7 @@ def adversarial_loss(cases: Sequence[AdversarialLoss]) -> Figure:
     many = len(cases) > PANELS
     thin = "case" if many else "victim"
     headline = "Adversarial loss: is the target drifting to the intended class?"
-    figure, panels = _multiples(1 if many else len(cases), headline, "epoch", "loss (nats)")
+    figure, panels = multiples(1 if many else len(cases), headline, "epoch", "loss (nats)", width)
     shown = [_together(cases)] if many else cases
     for panel, case in zip(panels, shown, strict=True):
         panel.set_title(case.title, loc="left")
@@ -103,7 +107,10 @@ def adversarial_loss(cases: Sequence[AdversarialLoss]) -> Figure:
             marker = "o" if len(case.epochs) < 3 else None
             for line in losses:
                 panel.plot(case.epochs, line, dashes, color=colour, alpha=0.4, linewidth=0.8)
-            panel.plot(case.epochs, losses.mean(0), dashes, color=colour, linewidth=2.2, marker=marker, markersize=4)
+            if len(losses):
+                panel.plot(
+                    case.epochs, losses.mean(0), dashes, color=colour, linewidth=2.2, marker=marker, markersize=4
+                )
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     panels[0].set_ylim(bottom=0)  # of all panels, and only now: it ends the scaling to what is drawn
     _legend(
@@ -118,26 +125,27 @@ def adversarial_loss(cases: Sequence[AdversarialLoss]) -> Figure:
 
 
 @style.context(STYLE)
-def brew_loss(cases: Sequence[BrewLoss]) -> Figure:
+def brew_loss(cases: Sequence[BrewLoss], width: float = WIDE) -> Figure:
     """B at each step of each restart, the chosen restart in front; one panel a case, at most `PANELS`."""
     limit = "" if len(cases) <= PANELS else f" (the first {PANELS} of {len(cases)} cases)"
     headline = f"Brewing: the objective B at each step{limit}"
-    figure, panels = _multiples(min(len(cases), PANELS), headline, "step", "B")
+    figure, panels = multiples(min(len(cases), PANELS), headline, "step", "B", width)
     for panel, case in zip(panels, cases, strict=False):
         panel.set_title(case.title, loc="left")
         for restart, losses in enumerate(case.restarts):
             if restart != case.chosen:
                 panel.plot(losses, color=MUTED, alpha=0.55, linewidth=0.9)
-        panel.plot(case.restarts[case.chosen], color=POISONED, linewidth=2.0)
-        panel.annotate(
-            f"restart {case.chosen}: {case.final:.3f}",
-            (1, 0.94),
-            xycoords="axes fraction",
-            ha="right",
-            va="top",
-            color=POISONED,
-            fontsize=8,
-        )
+        if case.chosen is not None:
+            panel.plot(case.restarts[case.chosen], color=POISONED, linewidth=2.0)
+            panel.annotate(
+                f"restart {case.chosen}: {case.final:.3f}",
+                (1, 0.94),
+                xycoords="axes fraction",
+                ha="right",
+                va="top",
+                color=POISONED,
+                fontsize=8,
+            )
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panel.margins(y=0.12)
     lines = [Line2D([], [], color=POISONED, linewidth=2.0, label="chosen restart, and B of its poisons")]
@@ -153,38 +161,83 @@ def success(
     poisoned: Sequence[float],
     clean: Sequence[float],
     means: tuple[Mapping[str, Any], Mapping[str, Any]],
+    paper: float | None = None,
+    width: float = 7.2,
 ) -> Figure:
     """Success in each case, poisoned against clean (fractions of the victims), and below the mean ± standard error.
 
-    means: `mean` and `se` over the cases (see `summarize.mean_and_error`), poisoned and clean.
+    means: `mean` and `se` over the cases (see `summarize.mean_and_error`), poisoned and clean.  paper: the figure that
+    a paper has for the mean of the poisoned.
     """
-    figure = Figure(figsize=(7.2, 1.75 + 0.27 * (len(titles) + 1)), dpi=150)
-    _headline(figure, "How often is the target taken for the intended class?")
+    figure, axes = _pairs(
+        titles, poisoned, clean, means, "How often is the target taken for the intended class?", width
+    )
+    axes.set_xlim(0, 1)
+    label = "victims that call the target the intended class"
+    axes.set_xlabel("\n".join(textwrap.wrap(label, 24)) if width < 5 else label)
+    if paper is not None:
+        line = axes.axvline(paper, color=INK, linewidth=1.2, linestyle=":", label=f"the paper: {100 * paper:g} %")
+        _legend(figure, [line, *_marks(axes)])
+    return figure
+
+
+@style.context(STYLE)
+def accuracy(
+    titles: Sequence[str],
+    poisoned: Sequence[float],
+    clean: Sequence[float],
+    means: tuple[Mapping[str, Any], Mapping[str, Any]],
+    width: float = 7.2,
+) -> Figure:
+    """Accuracy on the test images that are no targets, drawn as `success` is; the axis is cut to what there is."""
+    headline = "Would anybody notice? Accuracy on all other test images"
+    figure, axes = _pairs(titles, poisoned, clean, means, headline, width)
+    axes.margins(x=0.08)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("the axis does not begin at 0")
+    return figure
+
+
+def _pairs(
+    titles: Sequence[str],
+    poisoned: Sequence[float],
+    clean: Sequence[float],
+    means: tuple[Mapping[str, Any], Mapping[str, Any]],
+    headline: str,
+    width: float,
+) -> tuple[Figure, Axes]:
+    """A row a case with its rate poisoned and clean, and below the means ± standard error."""
+    narrow = width < 5
+    figure = Figure(figsize=(width, (2.4 if narrow else 1.75) + 0.27 * (len(titles) + 1)), dpi=150)
+    headlined(figure, headline)
     axes = figure.add_subplot()
     rows = np.arange(len(titles))
     below = len(titles) + 0.5
     axes.hlines(rows, clean, poisoned, color=FAINT, linewidth=2, zorder=1)
     axes.axhline(len(titles) - 0.25, color=FAINT, linewidth=0.8)
-    marks = []
     for label, values, mean, colour, fill, size, shift in (
         ("clean victims", clean, means[1], CLEAN, "white", 8.0, 0.16),
         ("poisoned victims", poisoned, means[0], POISONED, POISONED, 5.0, -0.16),
     ):
         look: dict[str, Any] = {"color": colour, "markerfacecolor": fill, "markeredgewidth": 1.6, "clip_on": False}
-        marks += axes.plot(values, rows, "o", markersize=size, zorder=3, label=f"{label}: {rate(mean)}", **look)
+        axes.plot(values, rows, "o", markersize=size, zorder=3, label=f"{label}: {rate(mean)}", **look)
         axes.errorbar(
             mean["mean"], below + shift, xerr=mean["se"], fmt="D", markersize=5.5, capsize=3, zorder=4, **look
         )
-    axes.set_yticks([*rows, below], [*titles, "mean ± standard error" if len(titles) > 1 else "mean"])
+    foot = "mean" if len(titles) == 1 else "mean ± s.e." if narrow else "mean ± standard error"
+    axes.set_yticks([*rows, below], [*titles, foot])
     axes.tick_params(axis="y", length=0, pad=9, labelcolor=INK)
     axes.set_ylim(below + 0.55, -0.6)
-    axes.set_xlim(0, 1)
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel("victims that call the target the intended class")
-    _legend(figure, marks[::-1])
-    return figure
+    _legend(figure, _marks(axes))
+    return figure, axes
+
+
+def _marks(axes: Axes) -> list[Line2D]:
+    """What stands for poisoned and clean victims in the legend."""
+    return [line for line in reversed(axes.get_lines()) if str(line.get_label()).split()[0] in ("poisoned", "clean")]
 
 
 def _together(cases: Sequence[AdversarialLoss]) -> AdversarialLoss:
@@ -193,13 +246,14 @@ def _together(cases: Sequence[AdversarialLoss]) -> AdversarialLoss:
     return AdversarialLoss(f"{len(cases)} cases", cases[0].epochs, poisoned, clean)
 
 
-def _multiples(count: int, headline: str, across: str, up: str) -> tuple[Figure, list[Axes]]:
+def multiples(count: int, headline: str, across: str, up: str, width: float) -> tuple[Figure, list[Axes]]:
     """A figure with `count` equal panels, at most four in a row, with common axes named by `across` and `up`."""
-    columns = min(count, 4)
+    columns = max(1, min(count, 4, int(width / 1.7)))
     rows = -(-count // columns)
-    wide = 6.4 if columns == 1 else 2.75 * columns + 0.4
-    figure = Figure(figsize=(wide, (3.0 if columns == 1 else 2.15 * rows) + 0.95), dpi=150)
-    _headline(figure, headline)
+    wide = min(width, 6.4 if columns == 1 else 2.75 * columns + 0.4)
+    tall = 3.0 if count == 1 else (2.15 if wide / columns > 2.2 else 1.7) * rows
+    figure = Figure(figsize=(wide, tall + (0.95 if wide > 5 else 1.5)), dpi=150)
+    headlined(figure, headline)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     panels = list(grid.flat)
     for column in range(columns):  # a column that ends above the last row has its axis there
@@ -213,13 +267,19 @@ def _multiples(count: int, headline: str, across: str, up: str) -> tuple[Figure,
     return figure, panels[:count]
 
 
-def _headline(figure: Figure, text: str) -> None:
+def headlined(figure: Figure, text: str) -> None:
     """The headline at the top left, and the layout of everything below it, with a margin all round."""
     width, height = figure.get_size_inches()
-    x, y, band = 0.12 / width, 0.12 / height, 0.44 / height
-    figure.text(x, 1 - y, text, ha="left", va="top", fontsize=11, fontweight="bold").set_in_layout(False)
+    lines = textwrap.wrap(text, int(10.8 * (width - 0.24)))
+    x, y, band = 0.12 / width, 0.12 / height, (0.25 + 0.19 * len(lines)) / height
+    headline = figure.text(x, 1 - y, "\n".join(lines), ha="left", va="top", fontsize=11, fontweight="bold")
+    headline.set_in_layout(False)
     figure.set_layout_engine("constrained", rect=(x, y, 1 - 2 * x, 1 - y - band))
 
 
 def _legend(figure: Figure, lines: Sequence[Line2D]) -> None:
-    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), labelcolor=INK)
+    """One legend, below everything, in a row or, where the figure is narrow, in a column."""
+    for legend in list(figure.legends):
+        legend.remove()
+    columns = len(lines) if figure.get_size_inches()[0] > 5 else 1
+    figure.legend(handles=lines, loc="outside lower center", ncols=columns, labelcolor=INK)

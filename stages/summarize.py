@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from stages.case_figure import CasePicture
     from stages.data.cases import Case
     from stages.data.images import Dataset
+    from stages.gallery import Gallery
     from stages.shards.poisons import PoisonSet
 
-VERSION = 1
+VERSION = 2
 
 RATES = {
     "poison_success": "success",
@@ -55,9 +56,10 @@ class CaseResult:
 
 
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
-    """Writes `summary.json`, `table.txt`, `case-NN.png` of each case, and `adversarial-loss.png`, `success.png` and,
-    where poisons were brewed, `brew-loss.png`; returns the summary."""
-    from stages import figures
+    """Writes `summary.json`, `table.txt`, `case-NN.png` of each case, `adversarial-loss.png`, `success.png` and, where
+    poisons were brewed, `brew-loss.png`; and for reports `gallery.json` with `gallery-NN.png` of each case. Returns the
+    summary."""
+    from stages import figures, gallery
     from stages.case_figure import case_picture
     from stages.shards import base_shards, poisons
 
@@ -73,6 +75,13 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     for result, row in zip(results, rows, strict=True):
         figures.save(case_picture(_picture(result, row, dataset)), out / f"case-{result.number:02d}.png")
         ctx.progress(result.number + 1, params.cases)
+    sheets = []
+    for result in results:
+        name = f"gallery-{result.number:02d}.png"
+        data, facts = gallery.sheet(_gallery(result, dataset))
+        (out / name).write_bytes(data)
+        sheets.append({"case": result.number, "file": name, **facts})
+    (out / gallery.GALLERY).write_text(json.dumps(sheets, indent=1))
     _charts(results, rows, summary, out)
     return summary
 
@@ -200,6 +209,19 @@ def _picture(result: CaseResult, row: Mapping[str, Any], dataset: "Dataset") -> 
         brew_loss=row["brew_loss"],
         poisoned=calls(result.poisoned),
         clean=calls(result.clean),
+    )
+
+
+def _gallery(result: CaseResult, dataset: "Dataset") -> "Gallery":
+    from stages.gallery import MOST, Gallery
+
+    poisons, targets = result.poisons, list(result.case.target_ids[:MOST])
+    return Gallery(
+        base=dataset.train.of(poisons.ids[:MOST]).array,
+        poisons=poisons.images[:MOST],
+        poison_ids=poisons.ids[:MOST].tolist(),
+        targets=dataset.test.of(targets).array,
+        target_ids=targets,
     )
 
 

@@ -23,7 +23,16 @@ MACHINE = {
     "runtime.stages",
 }
 OF_TREES_ALONE = {"shards.images_per_shard"}
-NO_PART_OF_ANY_KEY = {"name", "description", "paper", "dataset.root", "dataset.download", *OF_TREES_ALONE, *MACHINE}
+NO_PART_OF_ANY_KEY = {
+    "name",
+    "description",
+    "paper",
+    "paper_success",
+    "dataset.root",
+    "dataset.download",
+    *OF_TREES_ALONE,
+    *MACHINE,
+}
 NOT_OF_EVERY_NETWORK = ("depth", "batch_norm", "activation", "weights")
 ONE_VALUE = {"format", "attack.kind", "attack.schedule.kind"}
 """Fields that have no other valid value."""

@@ -47,10 +47,10 @@ def brews(count):
     return [figures.BrewLoss(f"{c}: 4 → 7", restarts, 1, 0.26) for c in range(count)]
 
 
-def successes(count):
+def successes(count, draw=figures.success, **more):
     means = [{"mean": mean, "se": se if count > 1 else None} for mean, se in ((0.5, 0.1), (0.0, 0.0))]
     titles = [f"{c}: airplane → automobile" for c in range(count)]
-    return figures.success(titles, [1.0] * count, [0.0] * count, (means[0], means[1]))
+    return draw(titles, [1.0] * count, [0.0] * count, (means[0], means[1]), **more)
 
 
 def texts(figure):
@@ -152,6 +152,34 @@ def test_success_has_a_row_a_case_and_the_mean(cases):
     assert len(labels) == cases + 1 and labels[-1].startswith("mean")
     assert ("poisoned victims: 50.0 ± 10.0 %" in words(figure)) == (cases > 1)
     assert clashes(figure) == []
+
+
+@pytest.mark.parametrize("width", [figures.NARROW, 7.2])
+def test_the_papers_figure_is_a_line_beside_ours(width):
+    figure = successes(6, paper=0.9, width=width)
+    (line,) = (line for line in figure.axes[0].lines if line.get_label() == "the paper: 90 %")
+    assert line.get_xdata() == [0.9, 0.9]
+    assert "the paper: 90 %" in words(figure) and "poisoned victims: 50.0 ± 10.0 %" in words(figure)
+    assert clashes(figure) == []
+
+
+@pytest.mark.parametrize("cases", [1, 7])
+def test_on_a_phone_everything_has_room(cases):
+    narrow = {"width": figures.NARROW}
+    drawn = (
+        figures.adversarial_loss(adversarial(cases), **narrow),
+        figures.brew_loss(brews(cases), **narrow),
+        successes(cases, **narrow),
+        successes(cases, figures.accuracy, **narrow),
+    )
+    for figure in drawn:
+        assert figure.get_size_inches()[0] <= figures.NARROW
+        assert clashes(figure) == []
+
+
+def test_a_brew_that_goes_on_has_no_chosen_restart():
+    figure = figures.brew_loss([figures.BrewLoss("0: 4 → 7", [[1.0, 0.6], [1.0]], None, None)])
+    assert not figure.axes[0].texts and len(figure.axes[0].lines) == 2
 
 
 def test_a_class_name_is_text_and_no_formula(tmp_path):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages import export, summarize
+from stages import export, gallery, summarize
 from stages.config import InputError
-from stages.data.cases import Case, save_case
+from stages.data.cases import Case, load_case, save_case
 from stages.shards import base_shards, overlay, poisons
 from stages.shards.poisons import PoisonSet
 from stages.stage import Checkpoint, Context, Runtime
@@ -143,12 +143,38 @@ def test_the_pictures_decode_and_are_the_same_again(inputs, tmp_path):
     for out in ("out", "again"):
         run(inputs, tmp_path / out)
     names = {"adversarial-loss.png", "brew-loss.png", "case-00.png", "case-01.png", "success.png"}
-    assert {file.name for file in (tmp_path / "out").glob("*.png")} == names
+    sheets = {"gallery-00.png", "gallery-01.png"}
+    assert {file.name for file in (tmp_path / "out").glob("*.png")} == names | sheets
     for name in names:
         with Image.open(tmp_path / "out" / name) as picture:
             picture.load()
             assert min(picture.size) > 300
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_the_gallery_has_poisons_bases_and_targets_pixel_by_pixel(inputs, tmp_path):
+    run(inputs, tmp_path / "out")
+    dataset = base_shards.load(inputs["dataset"])
+    first, second = json.loads((tmp_path / "out" / gallery.GALLERY).read_text())
+    assert (first["case"], first["file"], second["file"]) == (0, "gallery-00.png", "gallery-01.png")
+    for c, facts in enumerate([first, second]):
+        made = poisons.load(inputs[f"overlay.{c}"], overlay.STEM)
+        seen = gallery.read((tmp_path / "out" / facts["file"]).read_bytes(), facts)
+        assert seen.poison_ids == made.ids[: gallery.MOST].tolist()
+        np.testing.assert_array_equal(seen.poisons, made.images[: gallery.MOST])
+        np.testing.assert_array_equal(seen.base, dataset.train.of(made.ids[: gallery.MOST]).array)
+        np.testing.assert_array_equal(seen.targets, dataset.test.of(seen.target_ids).array)
+        assert seen.target_ids == list(load_case(inputs[f"case.{c}"]).target_ids)
+
+
+@pytest.mark.parametrize(("poisons_shown", "targets"), [(3, 1), (1, 4)])
+def test_a_sheet_of_colour_images_reads_back(poisons_shown, targets):
+    drawn = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 7, 3), dtype=np.uint8)
+    ids = (list(range(poisons_shown)), list(range(targets)))
+    given = gallery.Gallery(drawn[0, :poisons_shown], drawn[1, :poisons_shown], ids[0], drawn[2, :targets], ids[1])
+    back = gallery.read(*gallery.sheet(given))
+    for name in ("base", "poisons", "targets"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(given, name))
 
 
 def test_poisons_that_break_their_bound_are_not_summed_up(inputs, tmp_path):
@@ -178,5 +204,5 @@ def test_poisons_that_were_made_elsewhere_have_no_loss(inputs, tmp_path):
     lines = (tmp_path / "out" / "table.txt").read_text().splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[2].split()[4:7] == ["12", "-", "100.0"] and " - " in lines[-1]
-    names = {"adversarial-loss.png", "case-00.png", "case-01.png", "success.png"}
+    names = {"adversarial-loss.png", "case-00.png", "case-01.png", "gallery-00.png", "gallery-01.png", "success.png"}
     assert {file.name for file in (tmp_path / "out").glob("*.png")} == names
