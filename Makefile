@@ -8,6 +8,7 @@ BENCH_INSTALLED := $(VENV)/.installed-bench
 # Tests wait for servers and clusters most of the time; each process has its own. In their own order: the long first.
 PROCESSES ?= 3
 FFCV_TRIED := $(VENV)/.tried-ffcv
+BROWSER_TRIED := $(VENV)/.tried-browser
 FFCV_LIBRARIES := pkg-config libturbojpeg0-dev libopencv-dev g++
 export MPLBACKEND := Agg
 # A wheel folder configured on the machine may hold a build of torch that does not fit torchvision's.
@@ -19,10 +20,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 quickstart: $(INSTALLED)
 	$(BIN)/brewline run quickstart $(ARGS)
 
-test: $(FFCV_TRIED)
+test: $(FFCV_TRIED) $(BROWSER_TRIED)
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder -m "not slow and not chaos and not bench" $(ARGS)
 
-test-all: $(FFCV_TRIED)
+test-all: $(FFCV_TRIED) $(BROWSER_TRIED)
 	$(BIN)/python -m pytest -m "not bench" $(ARGS)
 
 # Ends by saying how many faults were injected.
@@ -62,6 +63,14 @@ $(FFCV_TRIED): $(INSTALLED)
 	@$(BIN)/pip install -q -c constraints.txt -e '.[ffcv]' && $(BIN)/python -c 'import ffcv' \
 	  && touch $@ \
 	  || echo "FFCV could not be installed: its tests are skipped. It needs $(FFCV_LIBRARIES) (Debian's names)."
+
+# Reports are looked at in a real browser. Where none is there and none can be installed, those tests are skipped.
+$(BROWSER_TRIED): $(INSTALLED)
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q \
+	    && apt-get install -qy --no-install-recommends chromium; } || true
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null && touch $@ \
+	  || echo "Chromium could not be installed: the tests of reports in a browser are skipped."
 
 $(BENCH_INSTALLED): $(INSTALLED)
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import cli_export, cli_store, report, runs
+from pipeline import cli_export, cli_report, cli_store, runs
 from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption, reached, with_s3_options
 from pipeline.cost.estimate import estimate
 from pipeline.cost.prices import load_prices
@@ -29,6 +29,7 @@ from pipeline.outcome import Outcome
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from pipeline.progress import Reporter
+from pipeline.report.comparison import comparison
 from pipeline.resources import Machine, at_once
 from pipeline.runner import Runner
 from pipeline.sizes import gigabytes, sizes
@@ -49,6 +50,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(cli_store.cache, name="cache")
 app.add_typer(cli_store.results, name="results")
 app.command()(with_s3_options(cli_export.export))
+app.command()(with_s3_options(cli_report.report))
 
 ExperimentArgument = Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="An experiment file, or a named one.")]
 Settings = Annotated[list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Set a field: attack.eps=8.")]
@@ -107,7 +109,7 @@ def _conclude(plan: Plan, store: Store, outcome: Outcome, seconds: float, as_jso
     for variant, result in results.items():
         print(f"{variant}\n{result.table}" if variant else result.table)
     if len(results) > 1:
-        print(report.comparison({variant: result.figures for variant, result in results.items()}))
+        print(comparison({variant: result.figures for variant, result in results.items()}))
     counts = outcome.counts(plan)
     print(f"{counts['total']} steps: " + ", ".join(f"{counts[name]} {name}" for name in list(counts)[1:]), end="")
     print(f", {seconds:.1f} s. Run {plan.run} in {store.url}")

@@ -54,6 +54,8 @@ class Victims(Config):
     """Fields that differ from the experiment's `training`; null is none."""
     record_every: Annotated[int, Field(ge=1)] = 1
     """Epochs between two points of the curves of adversarial loss."""
+    record_alignment: bool = False
+    """Whether those points also tell how the gradients of poisons and targets agree in the poisoned victims."""
     seed: int = 0
 
 

@@ -76,7 +76,8 @@ def _plan(experiment: Experiment, made: Plan) -> Ref:
         overlay = {"overlay": _overlay(experiment, made, c, dataset, drawn, brews)}
         summary |= {f"case.{c}": drawn["case"], f"overlay.{c}": overlay["overlay"]}
         summary |= {role.replace("brew", f"brew.{c}"): ref for role, ref in brews.items()}
-        poisoned = _victims(made, victims, f"case {c}", dataset | overlay)
+        told = drawn if experiment.victims.record_alignment else {}
+        poisoned = _victims(made, victims, f"case {c}", dataset | overlay | told)
         for kind, trained in (("poisoned", poisoned), ("clean", clean)):
             for v, victim in enumerate(trained):
                 label = f"evaluate case {c} {kind} victim {v}"

@@ -2,14 +2,19 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipeline import runs
-from pipeline.report import comparison
+from pipeline.provenance import doubts, provenance
+from pipeline.report.comparison import comparison
+from pipeline.result_file import Benchmark, Result, read, write
 from pipeline.step import Ref
-from pipeline.store import Manifest, Store
+from pipeline.store import Store
+from pipeline.user_yaml import invalid
 from stages.config import InputError
 from stages.summarize import aligned
 
@@ -18,12 +23,15 @@ HEAD = """# Results
 
 Every table here is made from the JSON file beside it by `brewline results tables`; a test fails where the page is not
 what the files give. Rates are mean ± standard error over cases; the clean columns are victims of the same seeds trained
-without poisons.
+without poisons. What is **marked** may not come out the same again.
 """
 
 
 def add(store: Store, run: str, name: str, folder: Path) -> Path:
-    """Write `folder/name.json` from a finished run. Raises InputError where the run is not there or not finished."""
+    """Write `folder/name.json` from a finished run. Raises InputError where the run is not there or not finished, and
+    where the folder is not."""
+    if not folder.is_dir():
+        raise InputError(f"--folder {folder}: there is no such folder; make it, or name the one of your results")
     steps = runs.planned(store, run)
     manifests = [manifest for step in steps if (manifest := store.read(step["stage"], step["key"])) is not None]
     variants = {}
@@ -34,14 +42,12 @@ def add(store: Store, run: str, name: str, folder: Path) -> Path:
             figures = json.loads((Path(temporary) / runs.SUMMARY).read_text())
         experiment = _without_places(runs.experiment_of(store, run, step["variant"]))
         variants[step["variant"]] = {"experiment": experiment, **figures}
-    result = {
-        "name": name,
-        "run": run,
-        "variants": variants,
-        "provenance": provenance(manifests),
-    }
+    try:
+        result = Result(name=name, run=run, variants=variants, provenance=provenance(manifests))
+    except ValidationError as error:
+        raise invalid(f"result {name} of run {run}", error) from None
     file = folder / f"{name}.json"
-    file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write(result, file)
     return file
 
 
@@ -55,19 +61,6 @@ def _without_places(experiment: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def provenance(manifests: list[Manifest]) -> dict[str, Any]:
-    """Where the steps ran and with what: each fact once, as a list where steps differ."""
-    facts: dict[str, set[str]] = {}
-    for manifest in manifests:
-        found = manifest.provenance
-        for name, value in {"hardware": found.get("hardware", "not recorded"), **found["versions"]}.items():
-            facts.setdefault(name, set()).add(value)
-    seconds = sum(manifest.provenance["seconds"] for manifest in manifests)
-    started = min(manifest.provenance["started"] for manifest in manifests)
-    same = {name: values.pop() if len(values) == 1 else sorted(values) for name, values in sorted(facts.items())}
-    return {"steps": len(manifests), "step_seconds": round(seconds), "started": started, **same}
-
-
 def page(folder: Path) -> str:
     """The page of tables: one section a result, in order of name, and then one a benchmark's figures."""
     return "\n".join([HEAD, *_sections(folder), *_benchmarks(folder)])
@@ -75,38 +68,49 @@ def page(folder: Path) -> str:
 
 def _benchmarks(folder: Path) -> Iterator[str]:
     for file in sorted(folder.glob("bench/*.json")):
-        found = json.loads(file.read_text())
-        machine = found["machine"]
+        found = read(file, Benchmark)
+        machine = found.machine
         yield f"## {file.stem}\n\n`make bench`: centre (median over rounds, mean over cases), least and most of n."
         yield (
             f"[{file.name}](bench/{file.name}): {machine['cpu']}, {machine['cores']} cores, {machine['threads']} "
-            f"thread, torch {machine['torch']}; load at the end {machine['load_at_end'][0]:.1f}.\n"
+            f"thread, torch {machine['torch']}; load at the end {machine['load_at_end'][0]:.1f}{_marked(machine)}.\n"
         )
         rows = [
             (
-                f"{figure['what']}, {figure['network']}",
-                *(str(figure[name] or "") for name in ("poisons", "micro_batch")),
-                *(f"{figure[name]:.3f}" for name in ("centre", "least", "most")),
-                str(figure["n"]),
+                f"{figure.what}, {figure.network}",
+                *(str(value or "") for value in (figure.poisons, figure.micro_batch)),
+                *(f"{value:.3f}" for value in (figure.centre, figure.least, figure.most)),
+                str(figure.n),
             )
-            for figure in found["figures"]
+            for figure in found.figures
         ]
         yield f"```\n{aligned(('', 'P', 'batch', 'centre', 'least', 'most', 'n'), rows, left=0)}```\n"
 
 
 def _sections(folder: Path) -> Iterator[str]:
     for file in sorted(folder.glob("*.json")):
-        result = json.loads(file.read_text())
-        first = next(iter(result["variants"].values()))
-        facts, about, counts = result["provenance"], first["experiment"], first["summary"]["poison_success"]
-        unclean = "; made from uncommitted changes" if "dirty" in str(facts.get("commit", "dirty")) else ""
-        yield f"## {result['name']}\n\n{about['description']}. {counts['cases']} cases × {counts['victims']} victims."
-        hardware = facts["hardware"] if isinstance(facts["hardware"], str) else " / ".join(facts["hardware"])
-        yield (
-            f"[{file.name}]({file.name}): {hardware}; {facts['step_seconds'] / 60:.0f} minutes of steps; "
-            f"{facts['started'][:10]}{unclean}.\n"
-        )
-        rows = {variant or result["name"]: figures for variant, figures in result["variants"].items()}
-        yield f"```\n{comparison(rows)}```\n"
+        result = read(file, Result)
+        if result.name != file.stem:
+            raise InputError(f"{file}: its name is {result.name!r}; a result's file is called by its name")
+        first = next(iter(result.variants.values()))
+        about, counts = first.experiment, first.summary["poison_success"]
+        yield f"## {result.name}\n\n{about['description']}. {counts.cases} cases × {counts.victims} victims."
+        yield f"[{file.name}]({file.name}): {_made(result)}.\n"
+        rows = {variant or result.name: figures.model_dump() for variant, figures in result.variants.items()}
+        papers = {variant or result.name: figures.paper_success for variant, figures in result.variants.items()}
+        yield f"```\n{comparison(rows, papers)}```\n"
         if about["paper"]:
             yield f"The paper: {about['paper']}\n"
+
+
+def _made(result: Result) -> str:
+    """Where a result comes from, and what stands against having it again."""
+    facts = result.provenance
+    if not facts:
+        return "**nobody knows what made it**: its provenance is missing"
+    hardware = facts["hardware"] if isinstance(facts["hardware"], str) else " / ".join(facts["hardware"])
+    return f"{hardware}; {facts['step_seconds'] / 60:.0f} minutes of steps; {facts['started'][:10]}{_marked(facts)}"
+
+
+def _marked(facts: Mapping[str, Any]) -> str:
+    return "".join(f"; **{doubt}**" for doubt in doubts(facts))

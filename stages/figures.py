@@ -113,7 +113,7 @@ def adversarial_loss(cases: Sequence[AdversarialLoss], width: float = WIDE) -> F
                 )
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     panels[0].set_ylim(bottom=0)  # of all panels, and only now: it ends the scaling to what is drawn
-    _legend(
+    legend(
         figure,
         [
             Line2D([], [], color=POISONED, linewidth=2.2, label="poisoned victims, mean"),
@@ -151,7 +151,7 @@ def brew_loss(cases: Sequence[BrewLoss], width: float = WIDE) -> Figure:
     lines = [Line2D([], [], color=POISONED, linewidth=2.0, label="chosen restart, and B of its poisons")]
     if any(len(case.restarts) > 1 for case in cases):
         lines.append(Line2D([], [], color=MUTED, alpha=0.55, linewidth=0.9, label="other restarts"))
-    _legend(figure, lines)
+    legend(figure, lines)
     return figure
 
 
@@ -177,7 +177,7 @@ def success(
     axes.set_xlabel("\n".join(textwrap.wrap(label, 24)) if width < 5 else label)
     if paper is not None:
         line = axes.axvline(paper, color=INK, linewidth=1.2, linestyle=":", label=f"the paper: {100 * paper:g} %")
-        _legend(figure, [line, *_marks(axes)])
+        legend(figure, [line, *_marks(axes)])
     return figure
 
 
@@ -231,7 +231,7 @@ def _pairs(
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
-    _legend(figure, _marks(axes))
+    legend(figure, _marks(axes))
     return figure, axes
 
 
@@ -246,15 +246,20 @@ def _together(cases: Sequence[AdversarialLoss]) -> AdversarialLoss:
     return AdversarialLoss(f"{len(cases)} cases", cases[0].epochs, poisoned, clean)
 
 
-def multiples(count: int, headline: str, across: str, up: str, width: float) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` equal panels, at most four in a row, with common axes named by `across` and `up`."""
+def multiples(
+    count: int, headline: str, across: str, up: str, width: float, same_scale: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` equal panels, at most four in a row, with common axes named by `across` and `up`.
+
+    same_scale: whether the panels show the same quantity, and so share the axis of it.
+    """
     columns = max(1, min(count, 4, int(width / 1.7)))
     rows = -(-count // columns)
     wide = min(width, 6.4 if columns == 1 else 2.75 * columns + 0.4)
     tall = 3.0 if count == 1 else (2.15 if wide / columns > 2.2 else 1.7) * rows
     figure = Figure(figsize=(wide, tall + (0.95 if wide > 5 else 1.5)), dpi=150)
     headlined(figure, headline)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=same_scale, squeeze=False)
     panels = list(grid.flat)
     for column in range(columns):  # a column that ends above the last row has its axis there
         last = (count - 1 - column) // columns
@@ -277,9 +282,10 @@ def headlined(figure: Figure, text: str) -> None:
     figure.set_layout_engine("constrained", rect=(x, y, 1 - 2 * x, 1 - y - band))
 
 
-def _legend(figure: Figure, lines: Sequence[Line2D]) -> None:
+def legend(figure: Figure, lines: Sequence[Line2D]) -> None:
     """One legend, below everything, in a row or, where the figure is narrow, in a column."""
-    for legend in list(figure.legends):
-        legend.remove()
-    columns = len(lines) if figure.get_size_inches()[0] > 5 else 1
+    for before in list(figure.legends):
+        before.remove()
+    width = figure.get_size_inches()[0]
+    columns = len(lines) if width > 7 else 2 if width > 5 else 1
     figure.legend(handles=lines, loc="outside lower center", ncols=columns, labelcolor=INK)

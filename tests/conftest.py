@@ -15,7 +15,7 @@ from stages.data.dataset_config import DatasetConfig
 from stages.shards.config import SPLITS, Shards
 from stages.stage import Checkpoint, Context, Runtime
 
-pytest_plugins = ["tiny_pipeline"]
+pytest_plugins = ["tiny_pipeline", "browser"]
 
 
 @pytest.fixture(scope="session")

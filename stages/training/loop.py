@@ -29,11 +29,13 @@ def train(
     stop_after: int | None = None,
     watch: ImageSet | None = None,
     watch_every: int = 1,
+    observe: Callable[[torch.nn.Module], float] | None = None,
 ) -> History:
     """Train `model` in place and return the history; resumes from `ctx.checkpoint` where there is one.
 
     stop_after: end after so many epochs of the same schedule (staggered ensembles).
     watch: images whose logits are kept every `watch_every` epochs and at the end; they never touch the training.
+    observe: says something of the network at those epochs, and leaves it as it is (see `gradient_alignment`).
     Several workers (`ctx.worker`) call it at once, and all get the same network and history.
     """
     device, groups = ctx.device, training.batch_norm_groups
@@ -73,6 +75,8 @@ def train(
             if watch is not None and ((epoch + 1) % watch_every == 0 or epoch + 1 == epochs):
                 history.watched_epochs.append(epoch + 1)
                 history.watched_logits.append(predict(model, watch, ctx).half())
+                if observe is not None:
+                    history.alignment.append(observe(model))
             place = Place(epoch + 1, 0, torch.zeros_like(place.figures))
             if place.epoch < epochs and ctx.save_due():
                 save(model, optimizer, history, place, ctx)

@@ -19,10 +19,12 @@ class History:
     watched_epochs: list[int] = field(default_factory=list)
     watched_logits: list[torch.Tensor] = field(default_factory=list)
     """float16 [N, classes] each."""
+    alignment: list[float] = field(default_factory=list)
+    """What an observer of the network said at the watched epochs; empty without one."""
 
     def curves(self) -> dict[str, Any]:
         """The JSON-ready part."""
-        names = ("loss", "accuracy", "rate", "watched_epochs")
+        names = ("loss", "accuracy", "rate", "watched_epochs", *(("alignment",) if self.alignment else ()))
         return {name: getattr(self, name) for name in names}
 
 

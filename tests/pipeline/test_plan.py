@@ -87,6 +87,18 @@ def test_the_budget_moves_what_depends_on_the_case_alone(plan_tiny: Planner) -> 
     assert brews[0] == brews[1]
 
 
+def test_recording_the_alignment_concerns_the_poisoned_victims_alone(plan_tiny: Planner) -> None:
+    plain, told = plan_tiny({}), plan_tiny({"victims.record_alignment": True})
+    changed = [step for step in told.steps.values() if step.key not in plain.steps]
+    assert sorted(step.label for step in changed) == [
+        "evaluate case 0 poisoned victim 0",
+        "retrain case 0 victim 0",
+        "summarize",
+    ]
+    (victim,) = (step for step in changed if step.stage == "retrain")
+    assert set(victim.inputs) == {"dataset", "overlay", "case"}
+
+
 def test_a_staggered_ensemble_of_networks(plan_tiny: Planner) -> None:
     networks = [{"name": "convnet", "depth": 3, "width": 4}, {"name": "resnet20"}]
     made = plan_tiny({"surrogates": {"networks": networks, "count": 4, "epochs": [1, 2]}})

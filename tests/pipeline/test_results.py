@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.experiment import parse
-from pipeline.report import comparison
+from pipeline.report.comparison import comparison
 from pipeline.results import add, page
 from pipeline.store import open_store
 from stages.config import InputError
@@ -53,6 +53,83 @@ def test_an_unfinished_run_is_not_kept(finished: Any, tmp_path: Path) -> None:
         add(store, finished.result["run"], "tiny", tmp_path)
     with pytest.raises(InputError, match="no run 'tinny'"):
         add(store, "tinny", "tiny", tmp_path)
+
+
+@pytest.fixture
+def kept(finished: Any, tmp_path: Path) -> Path:
+    """The tiny run's result, in a folder of its own."""
+    return add(open_store(str(finished.store)), finished.result["run"], "tiny", tmp_path)
+
+
+def change(file: Path, path: str, value: Any) -> None:
+    """Put a value at `path` in a JSON file; `...` takes the field out."""
+    data = json.loads(file.read_text())
+    *parents, last = path.split("/")
+    place = data
+    for name in parents:
+        place = place[int(name) if isinstance(place, list) else name]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    file.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("variants//cases/0/success", 1.5, "variants..cases.0.success: .* less than or equal to 1, found 1.5"),
+        ("variants//cases/0/brew_los", 1, "unknown field 'brew_los', did you mean 'brew_loss'"),
+        ("variants//cases", [], "variants..cases: "),
+        ("variants//summary/poison_success/mean", 0.123, "summary.poison_success.mean is 0.123, and that of the cases"),
+        ("variants//summary/clean_success", ..., "summary lacks clean_success"),
+        ("variants", {}, "variants: "),
+        ("run", ..., "run: Field required"),
+        ("name", "tinny", "its name is 'tinny'"),
+    ],
+)
+def test_a_broken_file_is_told_by_field(kept: Path, path: str, value: Any, told: str) -> None:
+    change(kept, path, value)
+    with pytest.raises(InputError, match=f"(?s){kept.name}.*{told}"):
+        page(kept.parent)
+
+
+def test_a_file_that_was_cut_short_is_told(kept: Path) -> None:
+    kept.write_text(kept.read_text()[:-40])
+    with pytest.raises(InputError, match=f"{kept.name} cannot be read as JSON"):
+        page(kept.parent)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("provenance/commit", "0123abc-dirty", "**made from uncommitted changes**"),
+        ("provenance/commit", ["0123abc", "4567def"], "**made from 2 commits**"),
+        ("provenance/commit", ..., "**of an unknown commit**"),
+        ("provenance", None, "**nobody knows what made it**"),
+    ],
+)
+def test_what_may_not_come_out_again_is_marked(kept: Path, path: str, value: Any, told: str) -> None:
+    change(kept, "provenance/commit", "0123abc")
+    assert "**" not in page(kept.parent).partition("## tiny")[2]
+    change(kept, path, value)
+    assert told in page(kept.parent)
+
+
+def test_the_papers_figure_stands_beside_ours(kept: Path) -> None:
+    assert "the paper" not in page(kept.parent)
+    change(kept, "variants//experiment/paper_success", 0.9)
+    head, _, row = page(kept.parent).partition("```\n")[2].splitlines()[:3]
+    assert head.endswith("the paper") and row.endswith("90 %")
+
+
+def test_a_result_needs_a_folder_and_a_name(finished: Any, tmp_path: Path) -> None:
+    store = open_store(str(finished.store))
+    with pytest.raises(InputError, match="there is no such folder"):
+        add(store, finished.result["run"], "tiny", tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"(?s)result \.\./tiny of run.*name"):
+        add(store, finished.result["run"], "../tiny", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def figures(*successes: float, losses: tuple[float, ...] = (0.1, 0.3), target: int = 0) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from stages import models, retrain
 from stages.config import InputError
+from stages.data.cases import Case, save_case
 from stages.models import Network
 from stages.shards import base_shards, overlay
 from stages.shards.poisons import PoisonSet
@@ -93,3 +94,27 @@ def test_a_damaged_overlay_is_refused_before_training(changed, digits_folder, tm
     with pytest.raises(InputError, match=r"overlay\.arrow"):
         run({"dataset": digits_folder, "overlay": folder}, tmp_path / "out")
     assert not any((tmp_path / "out").iterdir())
+
+
+def test_the_alignment_is_recorded_and_the_training_does_not_notice(changed, digits_folder, tmp_path):
+    dataset = base_shards.load(digits_folder)
+    case = Case(
+        name="",
+        target_class=int(dataset.test.labels[0]),
+        intended_class=int(dataset.train.labels[100]),
+        poison_class=int(dataset.train.labels[100]),
+        target_ids=(0,),
+        poison_ids=tuple(range(100, 130)),
+        seed=0,
+    )
+    (tmp_path / "case").mkdir()
+    save_case(case, tmp_path / "case")
+    inputs = {"dataset": digits_folder, "overlay": changed[0]}
+    run(inputs, tmp_path / "plain")
+    run(inputs | {"case": tmp_path / "case"}, tmp_path / "watched")
+    plain, watched = (json.loads((tmp_path / of / "curves.json").read_text()) for of in ("plain", "watched"))
+    alignment = watched.pop("alignment")
+    assert plain == watched and len(alignment) == len(plain["watched_epochs"])
+    assert all(-1 <= value <= 1 for value in alignment) and len(set(alignment)) == 2
+    one, other = (models.load(tmp_path / of).state_dict() for of in ("plain", "watched"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())

@@ -1,0 +1,64 @@
+"""`brewline report` as a user meets it: what it writes, what it refuses, and that it needs neither Ray nor torch."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tiny_pipeline import Brewline, Finished, refused
+
+
+def test_a_report_is_a_folder_with_a_page(brewline: Brewline, finished: Finished, tmp_path: Path, no_ray) -> None:
+    run, out = finished.result["run"], tmp_path / "out"
+    done = brewline("report", run, "-o", out, "--store", finished.store, **no_ray)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(out / "report.html")
+    assert {file.name for file in out.iterdir()} == {"report.html", "figures", f"{run}.yaml"}
+    again = brewline("report", run, "-o", out, "--store", finished.store)
+    refused(again, f"{out}: is not empty")
+
+
+def test_bad_input_is_told_before_anything_is_written(brewline: Brewline, finished: Finished, tmp_path: Path) -> None:
+    run, out = finished.result["run"], tmp_path / "out"
+    refused(
+        brewline("report", run[:-2], "-o", out, "--store", finished.store),
+        f"no run and no sweep '{run[:-2]}'",
+        f"did you mean '{run}'",
+    )
+    refused(brewline("report", run, "--store", finished.store), "--out is missing")
+    refused(brewline("report", run, run, "-o", out, "--store", finished.store), "named more than once")
+    refused(brewline("report", run, "-o", out, "--tensorboard", out, "--store", finished.store), "name two folders")
+    (tmp_path / "file").write_text("")
+    refused(brewline("report", run, "-o", tmp_path / "file", "--store", finished.store), "is no folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_run_that_is_not_finished_has_a_report(
+    brewline: Brewline, copied: Path, finished: Finished, tmp_path
+) -> None:
+    for manifest in (copied / "steps" / "summarize").iterdir():
+        manifest.unlink()
+    done = brewline("report", finished.result["run"], "-o", tmp_path / "out", "--store", copied)
+    assert done.returncode == 0, done.stderr
+    assert "is not finished: 11 of 12 steps are done" in done.stdout
+    assert "is not finished." in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.fixture
+def with_sweep(copied: Path) -> Path:
+    """The finished run's store, with a sweep in it."""
+    trial = {"number": 0, "run": None, "settings": {"attack.eps": 8}, "state": "running"}
+    metrics = [{"name": "poison_success", "mode": "max"}]
+    file = copied / "runs" / "sweep" / "sweep.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"format": 1, "name": "sweep", "spec": {}, "metrics": metrics, "trials": [trial]}))
+    return copied
+
+
+def test_a_sweep_has_a_page_of_its_own(brewline: Brewline, with_sweep: Path, finished: Finished, tmp_path) -> None:
+    done = brewline("report", "sweep", "-o", tmp_path / "out", "--store", with_sweep)
+    assert done.returncode == 0, done.stderr
+    assert "The sweep is not finished." in (tmp_path / "out" / "report.html").read_text()
+    run = finished.result["run"]
+    refused(brewline("report", "sweep", run, "-o", tmp_path / "two", "--store", with_sweep), "has a page of its own")
+    refused(brewline("report", "sweep", "--tensorboard", tmp_path / "t", "--store", with_sweep), "is a sweep")
