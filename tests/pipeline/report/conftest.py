@@ -41,11 +41,11 @@ def two_variants(tmp_path_factory: pytest.TempPathFactory, finished: Finished, b
     return TwoVariants(store, result["run"], result)
 
 
-@pytest.fixture
-def unfinished(two_variants: TwoVariants, tmp_path: Path) -> Store:
+@pytest.fixture(scope="session")
+def unfinished(two_variants: TwoVariants, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store in which the run of two variants lacks its summaries, and of eps-32 a brew with what comes of it, and a
     victim's evaluation."""
-    store = open_store(shutil.copytree(two_variants.store, tmp_path / "unfinished"))
+    store = open_store(shutil.copytree(two_variants.store, tmp_path_factory.mktemp("unfinished") / "store"))
     plan = {step["label"]: step for step in json.loads(store.read_run(two_variants.run, "plan.json") or b"")}
     for step in plan.values():
         if step["stage"] == "summarize":
@@ -59,9 +59,9 @@ def unfinished(two_variants: TwoVariants, tmp_path: Path) -> Store:
     return store
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sweep() -> dict[str, Any]:
-    """Nine trials on a grid, one that failed and one that runs."""
+    """Nine trials on a grid, one that failed and one that runs; never change it."""
     grid = [(eps, budget) for eps in (4, 8, 16) for budget in (0.01, 0.02, 0.05)]
     trials = [trial(number, *at) for number, at in enumerate(grid)]
     trials.append(
@@ -71,9 +71,9 @@ def sweep() -> dict[str, Any]:
     return sweep_of(trials)
 
 
-@pytest.fixture
-def swept(sweep: dict[str, Any], tmp_path: Path) -> Store:
+@pytest.fixture(scope="session")
+def swept(sweep: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store with the sweep."""
-    store = open_store(tmp_path / "swept")
+    store = open_store(tmp_path_factory.mktemp("swept"))
     store.write_run("eps-and-budget", "sweep.json", json.dumps(sweep).encode())
     return store

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,38 +19,29 @@ pytest.importorskip("playwright", reason="playwright is not installed: it drives
 KINDS = ("run", "variants", "unfinished", "sweep", "long names")
 
 
-@pytest.fixture
-def variants(two_variants) -> RunFound:
-    """What is known of the run of two variants."""
-    return collect(open_store(two_variants.store), two_variants.run)
+@pytest.fixture(scope="module")
+def page_of(two_variants, finished, unfinished, swept, tmp_path_factory) -> Callable[[str], Path]:
+    """Writes the page of a kind and its files, once, and says where."""
 
-
-@pytest.fixture
-def page_of(request, tmp_path, two_variants, finished) -> Callable[[str], Path]:
-    """Writes a page and its files, and says where."""
-
+    @cache
     def write(kind: str) -> Path:
-        for name, data in _made(kind, request).files.items():
-            file = tmp_path / "report" / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-        return tmp_path / "report" / PAGE
+        folder = tmp_path_factory.mktemp("report")
+        for name, data in made(kind).files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        return folder / PAGE
+
+    def made(kind: str) -> Report:
+        if kind == "sweep":
+            return sweep_report(read_sweep(swept, "eps-and-budget"), "eps-and-budget", swept.url)
+        if kind == "run":
+            return report([collect(open_store(finished.store), finished.result["run"])])
+        if kind == "unfinished":
+            return report([collect(unfinished, two_variants.run)])
+        found = collect(open_store(two_variants.store), two_variants.run)
+        return report([_with_long_names(found) if kind == "long names" else found])
 
     return write
-
-
-def _made(kind: str, request: pytest.FixtureRequest) -> Report:
-    if kind == "sweep":
-        store = request.getfixturevalue("swept")
-        return sweep_report(read_sweep(store, "eps-and-budget"), "eps-and-budget", store.url)
-    if kind == "run":
-        finished = request.getfixturevalue("finished")
-        return report([collect(open_store(finished.store), finished.result["run"])])
-    if kind == "unfinished":
-        run = request.getfixturevalue("two_variants").run
-        return report([collect(request.getfixturevalue("unfinished"), run)])
-    found = request.getfixturevalue("variants")
-    return report([_with_long_names(found) if kind == "long names" else found])
 
 
 def _with_long_names(found: RunFound) -> RunFound:
