@@ -204,7 +204,8 @@ def _compared(names: Sequence[str], summaries: Sequence[Mapping[str, Any]], widt
             if mean["mean"] is not None:
                 axes.errorbar(mean["mean"], row + shift, xerr=mean["se"], fmt="D", capsize=3, **look)
     length = 16 if narrow else 34
-    axes.set_yticks(range(len(names)), [shorten(name, length) for name in names])
+    shown = [name if len(name) <= length else "…" + name[1 - length :] for name in names]  # they differ at their ends
+    axes.set_yticks(range(len(names)), shown)
     axes.tick_params(axis="y", length=0, pad=9, labelcolor=INK)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, 1)

@@ -37,7 +37,6 @@ def sweep_report(sweep: Sweep, run: str, store: str) -> Report:
         cards=_cards(sweep, best),
         best=[_best(sweep, trial) for trial in best],
         charts=charts,
-        side_by_side=False,
         table=_table(sweep, {trial.number for trial in best}),
         command=shlex.join(["brewline", "sweep", file, "--store", store]),
         report=shlex.join(["brewline", "report", runs[0] if runs else "RUN", "-o", "DIR", "--store", store]),
