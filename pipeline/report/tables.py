@@ -95,7 +95,7 @@ def known_loss(figures: Mapping[str, Any]) -> dict[str, float | None]:
 def of_stages(run: RunFound) -> Table:
     """A row a stage: how many steps are how far, and how long they took."""
     states = [state for state in STATES if state == "done" or run.count(state)]
-    labels = ["steps", *states, "cached", "hours of steps"]
+    labels = ["steps", *states, "cached", "minutes of steps"]
     head = [Column("stage"), *(Column(label, True) for label in labels)]
     rows = []
     for order, stage in enumerate(STAGES):
@@ -109,7 +109,7 @@ def of_stages(run: RunFound) -> Table:
             [
                 Cell(stage, order),
                 *(Cell(str(count), count) for count in numbers),
-                Cell(f"{seconds / 3600:.3f}", seconds),
+                Cell(f"{seconds / 60:.1f}", seconds),
             ]
         )
     return Table(f"Steps of {run.run} by stage; cached ones were in the store already", head, [rows])
