@@ -1,14 +1,15 @@
 """From an experiment to its steps. Pure: no file is read and nothing runs, so a plan can be printed and counted."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 
 from pipeline.experiment import Experiment
 from pipeline.step import Ref, Step, canonical
 from stages import brew, case, evaluate, export, prepare, pretrain, retrain, select, shard, summarize
+from stages.brew import race
 from stages.brew.config import External
 from stages.config import Config
 from stages.data.cases import BenchmarkCases, OutlierCases, only
@@ -64,18 +65,15 @@ def _plan(experiment: Experiment, made: Plan) -> Ref:
     dataset = {"dataset": _dataset(experiment, made)}
     surrogates = _surrogates(experiment, made, dataset)
     victims = [_victim_params(experiment, v) for v in range(experiment.victims.count)]
-    restarts = [brew.Params(attack=experiment.attack, restart=r) for r in _restarts(experiment)]
+    legs = _legs(experiment)
     clean = _victims(made, victims, "clean", dataset)
     summary = dict(dataset)
     for c in range(experiment.cases.count):
         drawn = _case(experiment, made, c, dataset, surrogates)
-        brews = {
-            f"brew.{r}": made.add("brew", params, f"brew case {c} restart {r}", dataset | drawn | surrogates)
-            for r, params in enumerate(restarts)
-        }
-        overlay = {"overlay": _overlay(experiment, made, c, dataset, drawn, brews)}
+        brews = _brews(made, legs, c, dataset | drawn | surrogates)
+        overlay = {"overlay": _overlay(experiment, made, c, dataset, drawn, brews[-1])}
         summary |= {f"case.{c}": drawn["case"], f"overlay.{c}": overlay["overlay"]}
-        summary |= {role.replace("brew", f"brew.{c}"): ref for role, ref in brews.items()}
+        summary |= _roles(f"brew.{c}", chain.from_iterable(brews))
         told = drawn if experiment.victims.record_alignment else {}
         poisoned = _victims(made, victims, f"case {c}", dataset | overlay | told)
         for kind, trained in (("poisoned", poisoned), ("clean", clean)):
@@ -83,7 +81,8 @@ def _plan(experiment: Experiment, made: Plan) -> Ref:
                 label = f"evaluate case {c} {kind} victim {v}"
                 inputs = dataset | drawn | {"victim": victim}
                 summary[f"{kind}.{c}.{v}"] = made.add("evaluate", evaluate.Params(), label, inputs)
-    counts = summarize.Params(cases=experiment.cases.count, victims=len(victims), restarts=len(restarts))
+    restarts = 0 if isinstance(experiment.attack, External) else experiment.attack.restarts
+    counts = summarize.Params(cases=experiment.cases.count, victims=len(victims), restarts=restarts)
     return made.add("summarize", counts, "summarize", summary)
 
 
@@ -99,10 +98,6 @@ def _dataset(experiment: Experiment, made: Plan) -> Ref:
     # A published dataset is in one shard a split, so its key is of no number of images.
     form = shards if parts else Shards(format=shards.format, jpeg_quality=shards.jpeg_quality)
     return made.add("prepare", prepare.Params(dataset=config, shards=form), f"prepare {config.kind}", parts)
-
-
-def _restarts(experiment: Experiment) -> range:
-    return range(0 if isinstance(experiment.attack, External) else experiment.attack.restarts)
 
 
 def _surrogates(experiment: Experiment, made: Plan, dataset: Mapping[str, Ref]) -> dict[str, Ref]:
@@ -139,7 +134,7 @@ def _overlay(
     c: int,
     dataset: Mapping[str, Ref],
     drawn: Mapping[str, Ref],
-    brews: Mapping[str, Ref],
+    brews: Sequence[Ref],
 ) -> Ref:
     attack = experiment.attack
     if isinstance(attack, External):
@@ -149,8 +144,42 @@ def _overlay(
         source = export.FromFolder(format=attack.format, folder=folder.path, sha256=folder.sha256)
         params = export.Params(eps=attack.eps, made_elsewhere=source)
         return made.add("export", params, f"export case {c}", {**dataset, **drawn})
-    chosen = made.add("select", select.Params(), f"select case {c}", brews)
+    chosen = made.add("select", select.Params(), f"select case {c}", _roles("brew", brews))
     return made.add("export", export.Params(eps=attack.eps), f"export case {c}", {**dataset, "poisons": chosen})
+
+
+Leg = list[tuple[str, brew.Params]]
+"""The brews of one leg of a race, or of all restarts; each with what it is called."""
+
+
+def _legs(experiment: Experiment) -> list[Leg]:
+    """The brews of each case, leg after leg: one leg, unless restarts are raced; none of poisons made elsewhere."""
+    attack = experiment.attack
+    if isinstance(attack, External):
+        return []
+    legs: list[Leg] = []
+    for places, start, end in race.legs(attack):
+        raced, until = "" if attack.race is None else f" steps {start + 1}-{end}", end if end < attack.steps else None
+        if legs:
+            leg = [brew.Params(attack=attack, restart=None, place=n, until=until) for n in range(places)]
+        else:
+            leg = [brew.Params(attack=attack, restart=n, until=until) for n in range(places)]
+        legs.append([(f"{'place' if legs else 'restart'} {n}{raced}", params) for n, params in enumerate(leg)])
+    return legs
+
+
+def _brews(made: Plan, legs: Sequence[Leg], c: int, inputs: Mapping[str, Ref]) -> list[list[Ref]]:
+    """The brews of a case, leg after leg; each takes all that the leg before has left."""
+    found: list[list[Ref]] = [[]]
+    for leg in legs:
+        before = _roles("raced", found[-1])
+        found.append([made.add("brew", params, f"brew case {c} {what}", {**inputs, **before}) for what, params in leg])
+    return found
+
+
+def _roles(role: str, refs: Iterable[Ref]) -> dict[str, Ref]:
+    """The inputs `role.0`, `role.1`, …"""
+    return {f"{role}.{number}": ref for number, ref in enumerate(refs)}
 
 
 def _victims(made: Plan, victims: Sequence[retrain.Params], of: str, inputs: Mapping[str, Ref]) -> list[Ref]:

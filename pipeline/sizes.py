@@ -37,6 +37,10 @@ def gigabytes(steps: Iterable[Step], written: Mapping[str, int]) -> str:
     return f"{total:,.1f}" if total >= 10 else f"{total:.3f}"
 
 
+STATE_BYTES = 12
+"""Of a brew on its way, for each number of its poisons: delta and Adam's two moments, in float32."""
+
+
 class _Sizes:
     """The sizes of one experiment's steps."""
 
@@ -46,13 +50,16 @@ class _Sizes:
         self._image = height * width * channels + 16
         counted = None if isinstance(experiment.dataset, Digits) else experiment.dataset.images
         self._train, self._test = counted or (sum(description.train_counts), sum(description.test_counts))
-        self._poisons = poison_count(experiment.attack.budget, self._train) * self._image
+        poisons = poison_count(experiment.attack.budget, self._train)
+        self._poisons = poisons * self._image
+        self._state = poisons * height * width * channels * STATE_BYTES
         self._networks: dict[Network, int] = {}
 
     def __call__(self, step: Step) -> int:
         params: Any = step.params  # the stage says of which class
         if step.stage == "brew" or (step.stage == "export" and params.made_elsewhere is not None):
-            return self._poisons
+            on_its_way = step.stage == "brew" and params.until is not None
+            return self._state if on_its_way else self._poisons
         if step.stage == "shard":
             total = self._train if params.split == "train" else self._test
             return self._images(len(params.shards.rows(params.index, total)))

@@ -24,6 +24,12 @@ class NotIdentity:
     """Marks a field that must not change a step's key."""
 
 
+@dataclass(frozen=True)
+class Added:
+    """Marks a field that came later: while it has its default it is no part of an identity, so that keys from before
+    stay. The default may never change."""
+
+
 Location = Annotated[Path | None, NotIdentity()]
 """Where something lies on this machine; never part of a key."""
 
@@ -51,8 +57,13 @@ class Config(BaseModel):
 
 
 def identity(config: BaseModel) -> dict[str, Any]:
-    """The JSON-ready fields of `config` that decide what a step computes, defaults included, locations left out."""
-    return {name: _identity_of(getattr(config, name), config) for name in _identity_fields(type(config))}
+    """The JSON-ready fields of `config` that decide what a step computes: defaults included, but those of fields that
+    came later; locations left out."""
+    fields, added = _identity_fields(type(config))
+    values = {name: getattr(config, name) for name in fields}
+    return {
+        name: _identity_of(value, config) for name, value in values.items() if name not in added or value != added[name]
+    }
 
 
 def _identity_of(value: Any, config: BaseModel) -> Any:
@@ -68,6 +79,15 @@ def _identity_of(value: Any, config: BaseModel) -> Any:
 
 
 @cache
-def _identity_fields(kind: type[BaseModel]) -> tuple[str, ...]:
-    marks = {name: field.metadata for name, field in kind.model_fields.items()}
-    return tuple(name for name, found in marks.items() if not any(isinstance(mark, NotIdentity) for mark in found))
+def _identity_fields(kind: type[BaseModel]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The names of the fields that may be in an identity, and the defaults of those that came later."""
+
+    def marked(mark: type) -> set[str]:
+        fields = kind.model_fields.items()
+        return {name for name, field in fields if any(isinstance(found, mark) for found in field.metadata)}
+
+    no_part, added = marked(NotIdentity), marked(Added)
+    return (
+        tuple(name for name in kind.model_fields if name not in no_part),
+        {name: kind.model_fields[name].default for name in added},
+    )

@@ -13,6 +13,7 @@ nothing of Ray, of the store or of keys, so it runs the same in a test, under `b
 Stage modules import torch inside `run`, so that planning an experiment stays quick.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -39,6 +40,9 @@ Found = TypeVar("Found")
 
 Metrics = dict[str, Any]
 """What a stage returns: a small JSON-ready dict, kept in the step's manifest."""
+
+Saved = tuple[dict[str, "torch.Tensor"], dict[str, Any]]
+"""What a checkpoint holds: named tensors, and JSON-ready facts."""
 
 Report = Callable[[int, int, dict[str, float]], None]
 """Where progress goes: (done, total, figures)."""
@@ -105,8 +109,8 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "checkpoint.safetensors"
 
-    def load(self) -> "tuple[dict[str, torch.Tensor], dict[str, Any]] | None":
-        """The last checkpoint as (tensors, facts), or None where there is none."""
+    def load(self) -> Saved | None:
+        """The last checkpoint, or None where there is none."""
         return _read(self.file, lambda file: ({name: file.get_tensor(name) for name in file.keys()}, _facts(file)))  # noqa: SIM118
 
     def facts(self) -> dict[str, Any] | None:
@@ -202,6 +206,12 @@ class Context:
         import torch
 
         return torch.Generator().manual_seed(derive_seed(self.seed, *role))
+
+    def seeded(self, seed: int) -> Self:
+        """The same context, but for what it draws."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
 
     def progress(self, done: int, total: int, **metrics: float) -> None:
         """Say how far the stage is (`done` of `total`, in the stage's own unit), with its current figures."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from stages.config import Config
-from stages.stage import Context, Metrics
+from stages.stage import Context, Metrics, numbered
 
 if TYPE_CHECKING:
     from stages.case_figure import CasePicture
@@ -33,7 +33,8 @@ RATES = {
 
 class Params(Config):
     """What there is to sum up. Inputs: `dataset`; of each case c `case.c`, `overlay.c` (the poisons that were trained
-    on), and `brew.c.r` of each restart r; of each victim v of it the evaluations `poisoned.c.v` and `clean.c.v`.
+    on), and `brew.c.r` of each restart r, or where restarts are raced `brew.c.0`, `brew.c.1`, … of each leg after the
+    other; of each victim v of it the evaluations `poisoned.c.v` and `clean.c.v`.
     Poisons that were made elsewhere have no restarts, and no B."""
 
     cases: Annotated[int, Field(ge=1)]
@@ -44,8 +45,8 @@ class Params(Config):
 
 @dataclass(frozen=True)
 class CaseResult:
-    """All that is known of one case: the draw, the poisons, B at each step of each restart, and the evaluations
-    of its victims, poisoned and clean with the same seeds."""
+    """All that is known of one case: the draw, the poisons, B at each step of each restart (until it was dropped, where
+    restarts are raced), and the evaluations of its victims, poisoned and clean with the same seeds."""
 
     number: int
     case: "Case"
@@ -143,8 +144,11 @@ def _read(params: Params, inputs: Mapping[str, Path], c: int) -> CaseResult:
         folders = (inputs[f"{kind}.{c}.{v}"] for v in range(params.victims))
         return [json.loads((folder / "evaluation.json").read_text()) for folder in folders]
 
-    brews = (inputs[f"brew.{c}.{r}"] for r in range(params.restarts))
-    losses = [json.loads((folder / "brew.json").read_text())["losses"] for folder in brews]
+    curves = {}
+    for number, folder in enumerate(numbered(inputs, f"brew.{c}") if params.restarts else ()):
+        found = json.loads((folder / "brew.json").read_text())
+        curves[found.get("restart", number)] = found["losses"]  # a later leg has those of the legs before it too
+    losses = [curves[r] for r in range(params.restarts)]
     poison_set, case = poisons.load(inputs[f"overlay.{c}"], overlay.STEM), load_case(inputs[f"case.{c}"])
     return CaseResult(c, case, poison_set, losses, evaluations("poisoned"), evaluations("clean"))
 

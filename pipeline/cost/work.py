@@ -199,11 +199,14 @@ class Works:
         params: brew.Params = self._params(step)
         attack, data = params.attack, self._data_of(step)
         poisons, ensemble = self._poisons(self._input(step, "case")), self._ensemble(step)
-        final = 2 * (EVALUATION_DRAWS if attack.augmentation else 1)
-        passes = attack.steps * _passes(attack) + final
+        start = 0 if params.place is None else self._params(self._input(step, "raced.0")).until
+        steps = (params.until or attack.steps) - start
+        # Of the quantised poisons, and at the end also of what they were before.
+        evaluations = (2 if params.until is None else 1) * (EVALUATION_DRAWS if attack.augmentation else 1)
+        passes = steps * _passes(attack) + evaluations
         once = sum(operations(network, data.shape, data.classes)[1] for network in ensemble)
         batches = len(ensemble) * ceil(poisons / MICRO_BATCH)
-        return Work(operations=passes * poisons * once, passes=passes * batches, parts=attack.steps)
+        return Work(operations=passes * poisons * once, passes=passes * batches, parts=steps)
 
     def _select(self, step: Step) -> Work:
         first = self._input(step, "brew.0")

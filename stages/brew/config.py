@@ -3,6 +3,7 @@
 The defaults are those of Witches' Brew for CIFAR-10 (Geiping et al. 2021, appendix A).
 """
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -38,6 +39,16 @@ class BrewAugmentation(Config):
     """The largest shift in pixels, uniform in [-shift, shift] in each direction; fractions are interpolated."""
 
 
+class Race(Config):
+    """Successive halving (Jamieson and Talwalkar 2016): all restarts start, and at each stated step the worst are
+    dropped, by B over the draws of the final B."""
+
+    at: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    """After how many steps, in order."""
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The part that goes on, rounded up."""
+
+
 class GradientMatching(Config):
     """Gradient matching (Algorithm 1)."""
 
@@ -52,6 +63,8 @@ class GradientMatching(Config):
     """P/N, the part of the training images that are poisons. The case carries it."""
     restarts: Annotated[int, Field(ge=1), NotIdentity()] = 8
     """R. Each restart is a step of its own."""
+    race: Annotated[Race | None, NotIdentity()] = None
+    """Whether the worst restarts are dropped on the way; null brews all to the end. Each leg of a race is a step."""
     steps: Annotated[int, Field(ge=1)] = 250
     """M."""
     step_size: Annotated[float, Field(gt=0)] = 0.1
@@ -69,7 +82,21 @@ class GradientMatching(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self.schedule.refuse_unreached(self.steps, "step")
+        if self.race is not None:
+            self._refuse_no_race(self.race.at)
         return self
+
+    def _refuse_no_race(self, at: tuple[int, ...]) -> None:
+        for before, after in pairwise(at):
+            if before >= after:
+                raise ValueError(f"race.at names step {after} after step {before}; name each once, in order")
+        if at[-1] >= self.steps:
+            raise ValueError(
+                f"race.at names step {at[-1]}, but a restart has steps: {self.steps}; name steps below it, as the "
+                "last leg goes on from there"
+            )
+        if self.restarts < 2:
+            raise ValueError("race: there is 1 restart, and none to race it with; set restarts to 2 or more")
 
 
 class Folder(Config):

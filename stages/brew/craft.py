@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from stages.brew.derivatives import Matching, mixed_derivative, poison_gradient
 from stages.brew.objectives import ADVERSARIAL_LOSSES, OBJECTIVES, Gradient
 from stages.brew.perturbation import Perturbation
 from stages.data.images import ImageSet
-from stages.stage import Context
+from stages.stage import Context, Saved
 from stages.training.batches import pixels, to_tensor
 from stages.training.loop import to_device
 from stages.training.precision import precision
@@ -26,14 +26,16 @@ EVALUATION_DRAWS = 4
 class Brew:
     """What one restart gives.
 
-    images: uint8 [P, H, W, C].  losses: B at each step [M], before the step.  loss_before: B of the poisons as floats.
-    loss: B of the quantised poisons, by which restarts are compared.
+    images: uint8 [P, H, W, C].  losses: B at each step [M], before the step.  loss_before: B of the poisons as floats,
+    None before the last step.  loss: B of the quantised poisons, by which restarts are compared.  state: what another
+    `craft` goes on from.
     """
 
     images: np.ndarray
-    losses: list[float] = field(default_factory=list)
-    loss_before: float = float("nan")
-    loss: float = float("nan")
+    losses: list[float]
+    loss_before: float | None
+    loss: float
+    state: dict[str, torch.Tensor]
 
 
 def craft(
@@ -45,12 +47,17 @@ def craft(
     attack: GradientMatching,
     ctx: Context,
     evaluation_seed: int | None = None,
+    start: Saved | None = None,
+    until: int | None = None,
 ) -> Brew:
     """Brew poisons from `base` so that training on them steps towards `targets` being called `intended`.
 
     surrogates: networks on [0, 1] images.  scale: the dataset's standard deviation per channel.  evaluation_seed: of
     the draws over which the final B is averaged; null takes the step's own, restarts that are compared share one.
-    Resumes from `ctx.checkpoint`; every draw is a pure function of the step's seed and the step's number.
+    start: where a brew of the same seed ended, `state` and {"losses": …}, to go on from there.  until: the step after
+    which to end; null is the last.
+    Resumes from `ctx.checkpoint`; every draw is a pure function of the step's seed and the step's number, so that a
+    brew in parts is to the last bit the brew in one.
     """
     device, micro_batch = ctx.device, ctx.runtime.micro_batch
     with precision("float32", device):
@@ -64,8 +71,9 @@ def craft(
             attack,
             ctx.torch_rng("start") if attack.start == "random" else None,
         )
-        losses = _resume(perturbation, ctx)
-        for step in range(len(losses), attack.steps):
+        end = attack.steps if until is None else until
+        losses = _resume(perturbation, ctx.checkpoint.load() or start)
+        for step in range(len(losses), end):
             draw = _draw(attack, len(base), ctx.torch_rng("augment", step))
             inputs = _augmented(perturbation.poisons, draw, micro_batch)
             gradient, loss = torch.zeros_like(inputs), 0.0
@@ -78,9 +86,9 @@ def craft(
             losses.append(loss)
             if ctx.save_due():
                 ctx.save(perturbation.state(), {"losses": losses})
-            ctx.progress(step + 1, attack.steps, B=loss)
+            ctx.progress(step + 1, end, B=loss)
 
-        drawn = ctx if evaluation_seed is None else Context(evaluation_seed, ctx.runtime, ctx.checkpoint)
+        drawn = ctx if evaluation_seed is None else ctx.seeded(evaluation_seed)
 
         def final(poisons: torch.Tensor) -> float:
             return _mean_loss(surrogates, matchings, poisons, labels, attack, drawn)
@@ -89,8 +97,9 @@ def craft(
         return Brew(
             images=quantised.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
             losses=losses,
-            loss_before=final(perturbation.poisons),
+            loss_before=final(perturbation.poisons) if end == attack.steps else None,
             loss=final(pixels(quantised)),
+            state=perturbation.state(),
         )
 
 
@@ -168,9 +177,8 @@ def _carried_back(gradient: torch.Tensor, draw: Draw | None, micro_batch: int) -
     return torch.cat([adjoint(gradient[part], draw.of(part)) for part in parts])
 
 
-def _resume(perturbation: Perturbation, ctx: Context) -> list[float]:
-    """Put back the last checkpoint, if any, and give the losses up to it."""
-    saved = ctx.checkpoint.load()
+def _resume(perturbation: Perturbation, saved: Saved | None) -> list[float]:
+    """Put back what was saved, if anything was, and give the losses up to it."""
     if saved is None:
         return []
     tensors, facts = saved

@@ -52,6 +52,7 @@ TRIED: tuple[Any, ...] = (
     *("zero", "resnet18", "multistep", "constant", "beton", [5, 5]),
     *("outlier", "cifar10", "double-backward", "squared-euclidean", "carlini-wagner", "cpu", "cuda", "/elsewhere"),
     *([1], {}, {"name": "resnet20"}, [{"name": "resnet20"}], {"epochs": 3}, {"brew": {"cpus": 3}}, {"spot": 1}, None),
+    {"at": [5]},
 )
 """Values to set fields to."""
 
@@ -79,7 +80,7 @@ def others(experiment: Experiment, path: str) -> Iterator[Experiment]:
 
 @pytest.mark.parametrize("name", ["quickstart", "cifar10-small"])
 def test_every_field_but_the_words_and_the_machine_changes_a_key(name: str) -> None:
-    experiment = load_experiments(name)[""]
+    experiment = load_experiments(name, ["attack.restarts=2"])[""]  # one alone cannot race
     before = set(plan({"": experiment}).steps)
     no_other, no_change = set(), set()
     for path in leaves(experiment):

@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline.experiment import load_experiments, parse
 from pipeline.plan import Plan, plan
+from pipeline.step import Step
 
 Planner = Callable[[Mapping[str, Any]], Plan]
 
@@ -97,6 +99,47 @@ def test_recording_the_alignment_concerns_the_poisoned_victims_alone(plan_tiny: 
     ]
     (victim,) = (step for step in changed if step.stage == "retrain")
     assert set(victim.inputs) == {"dataset", "overlay", "case"}
+
+
+RACED = {"attack.restarts": 5, "attack.steps": 9, "attack.race": {"at": [3, 6]}}
+
+
+def brews(made: Plan) -> dict[str, Step]:
+    return {step.label: step for step in made.steps.values() if step.stage == "brew"}
+
+
+def test_a_race_has_a_leg_of_steps_between_its_stops(plan_tiny: Planner) -> None:
+    made = plan_tiny(RACED | {"cases.count": 2})
+    found = brews(made)
+    legs = {"restart {} steps 1-3": 5, "place {} steps 4-6": 3, "place {} steps 7-9": 2}
+    wanted = [f"brew case {c} {leg.format(n)}" for c in range(2) for leg, n_of in legs.items() for n in range(n_of)]
+    assert list(found) == wanted
+    for before, after in pairwise(legs):
+        left = [found[f"brew case 1 {before.format(n)}"].key for n in range(legs[before])]
+        for n in range(legs[after]):
+            step = found[f"brew case 1 {after.format(n)}"]
+            assert [step.inputs[f"raced.{place}"].key for place in range(len(left))] == left
+            assert f"raced.{len(left)}" not in step.inputs
+    by_label = {step.label: step for step in made.steps.values()}
+    ends = [f"brew case 1 place {n} steps 7-9" for n in range(2)]
+    assert [ref.key for ref in by_label["select case 1"].inputs.values()] == [found[label].key for label in ends]
+    summed_up = by_label["summarize"].inputs
+    assert [summed_up[f"brew.1.{n}"].key for n in range(10)] == [found[label].key for label in wanted[10:]]
+
+
+def test_a_race_changes_no_step_but_those_of_brewing_and_after(plan_tiny: Planner) -> None:
+    """Params of restarts that are not raced say nothing of races, as before there were any."""
+    unraced = {name: value for name, value in RACED.items() if name != "attack.race"}
+    full, half, most = (plan_tiny(changes) for changes in (unraced, RACED, RACED | {"attack.race.keep": 0.7}))
+    kept = {full.steps[key].stage for key in set(full.steps) & set(half.steps)}
+    assert kept == {"prepare", "pretrain", "case", "retrain", "evaluate"}
+    assert {tuple(step.made_of["params"]) for step in brews(full).values()} == {("attack", "restart")}
+    assert "race" not in next(iter(brews(full).values())).made_of["params"]["attack"]
+    shared = [half.steps[key].label for key in set(half.steps) & set(most.steps) if half.steps[key].stage == "brew"]
+    first = [f"restart {n} steps 1-3" for n in range(5)]
+    assert sorted(shared) == sorted(
+        f"brew case 0 {leg}" for leg in (*first, *(f"place {n} steps 4-6" for n in range(3)))
+    )
 
 
 def test_a_staggered_ensemble_of_networks(plan_tiny: Planner) -> None:

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from stages.brew.config import GradientMatching
-from stages.config import Config, Location, NotIdentity, identity, nearest
+from stages.config import Added, Config, Location, NotIdentity, identity, nearest
 from stages.data.dataset_config import Cifar10, Digits
 from stages.training.config import Training
 
@@ -23,6 +23,10 @@ class Outer(Config):
     named: dict[str, Inner] = {}  # noqa: RUF012
     count: Annotated[int, NotIdentity()] = 1
     rate: float = 1
+
+
+class Grown(Outer):
+    more: Annotated[int | None, Added()] = None
 
 
 class Holder(Config):
@@ -77,6 +81,11 @@ def test_an_identity_has_every_default_and_no_location():
     assert identity(first) == identity(second)
     assert identity(first) == {"inner": {"size": 3}, "several": [{"size": 1}], "named": {"x": {"size": 3}}, "rate": 1.0}
     assert identity(Outer(rate=2)) != identity(Outer())
+
+
+def test_a_field_that_came_later_is_in_an_identity_where_it_says_something():
+    assert identity(Grown()) == identity(Grown(more=None)) == identity(Outer())
+    assert identity(Grown(more=0)) == identity(Outer()) | {"more": 0}
 
 
 def test_a_stated_default_is_the_same_identity():

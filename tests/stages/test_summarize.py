@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages import export, gallery, summarize
+from stages import export, figures, gallery, summarize
 from stages.config import InputError
 from stages.data.cases import Case, load_case, save_case
 from stages.shards import base_shards, overlay, poisons
@@ -175,6 +175,22 @@ def test_a_sheet_of_colour_images_reads_back(poisons_shown, targets):
     back = gallery.read(*gallery.sheet(given))
     for name in ("base", "poisons", "targets"):
         np.testing.assert_array_equal(getattr(back, name), getattr(given, name))
+
+
+def test_the_curves_of_a_race_end_where_their_restarts_were_dropped(inputs, tmp_path, monkeypatch):
+    """Three restarts, of which the first two reach the second leg, and the first its end."""
+    legs = [(0, [0.9]), (1, [0.8]), (2, [0.7]), (1, [0.8, 0.6]), (0, [0.9, 0.5]), (0, [0.9, 0.5, 0.3])]
+    for c in range(2):
+        for number, (restart, losses) in enumerate(legs):
+            inputs[f"brew.{c}.{number}"] = tmp_path / f"leg.{c}.{number}"
+            inputs[f"brew.{c}.{number}"].mkdir()
+            (inputs[f"brew.{c}.{number}"] / "brew.json").write_text(json.dumps({"losses": losses, "restart": restart}))
+    drawn = []
+    draw = figures.brew_loss
+    monkeypatch.setattr(figures, "brew_loss", lambda cases: drawn.append(draw(cases)) or drawn[-1])
+    run(inputs, tmp_path / "out")
+    (figure,) = drawn
+    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[0.8, 0.6], [0.7], [0.9, 0.5, 0.3]]
 
 
 def test_poisons_that_break_their_bound_are_not_summed_up(inputs, tmp_path):

@@ -56,6 +56,33 @@ def test_work_is_in_proportion_to_what_the_experiment_asks_for(plan_tiny: Planne
     assert bf16["pretrain surrogate 0"].precision == "bf16" and bf16["brew case 0 restart 0"].precision == "float32"
 
 
+def test_a_race_saves_the_steps_of_those_that_are_dropped(plan_tiny: Planner) -> None:
+    raced = {"attack.restarts": 4, "attack.steps": 10, "attack.race": {"at": [2, 5]}}
+    found = works_of(plan_tiny(raced))
+    unraced = works_of(plan_tiny(raced | {"attack.race": None}))
+    _, training = operations(Network(name="convnet", depth=3, width=4), DIGITS.shape, DIGITS.classes)
+    one = 15 * training
+    assert unraced["brew case 0 restart 0"].operations == pytest.approx((10 * 2.4 + 2 * 4) * one)
+    legs = {"restart 3 steps 1-2": 2 * 2.4 + 4, "place 1 steps 3-5": 3 * 2.4 + 4, "place 0 steps 6-10": 5 * 2.4 + 2 * 4}
+    for leg, passes in legs.items():
+        assert found[f"brew case 0 {leg}"].operations == pytest.approx(passes * one), leg
+    assert [found[f"brew case 0 {leg}"].parts for leg in legs] == [2, 3, 5]
+    assert found["select case 0"].bytes == 2 * 15 * 64 and unraced["select case 0"].bytes == 5 * 15 * 64
+
+
+def test_the_race_that_ships_brews_as_many_steps_as_its_file_says() -> None:
+    def steps(variant: str) -> int:
+        key = {"": load_experiments("race-digits")[variant]}
+        brews = {label: work for label, work in works_of(plan_of(key)).items() if label.startswith("brew case 0 ")}
+        return sum(work.parts for work in brews.values())
+
+    assert {variant: steps(variant) for variant in ("full", "half", "quarter")} == {
+        "full": 800,
+        "half": 380,
+        "quarter": 270,
+    }
+
+
 def test_pretrained_weights_are_not_trained_and_shards_count_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

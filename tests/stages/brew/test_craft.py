@@ -9,55 +9,15 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from small_brew import ATTACK, INTENDED, Interrupted, context
 from stages import brew, models
-from stages.brew.config import BrewAugmentation, DoubleBackward, FiniteDifference, GradientMatching
+from stages.brew.config import DoubleBackward, FiniteDifference
 from stages.brew.craft import craft
-from stages.data.cases import Case, save_case
-from stages.models import Network
-from stages.shards import base_shards, poisons
+from stages.shards import poisons
 from stages.stage import Checkpoint, Context, Runtime
 from stages.training import loop
-from stages.training.config import Augmentation, Training
 
-NETWORK = Network(name="convnet", width=8, depth=3)
-ATTACK = GradientMatching(eps=32, steps=12, augmentation=BrewAugmentation(shift=1, flip=False))
-INTENDED = 3
 TARGETS = (0, 1)
-
-
-class Interrupted(BaseException):
-    """As a killed process: nothing in the brew may catch it."""
-
-
-def context(folder, seed=0, stop_at=None, **runtime):
-    def report(done, total, figures):
-        if done == stop_at:
-            raise Interrupted
-
-    return Context(seed, Runtime(device="cpu", checkpoint_seconds=0, **runtime), Checkpoint(folder), report)
-
-
-@pytest.fixture(scope="module")
-def dataset(digits_folder):
-    return base_shards.load(digits_folder)
-
-
-@pytest.fixture(scope="module")
-def surrogate_folders(dataset, tmp_path_factory):
-    folders = []
-    training = Training(epochs=3, batch_size=32, augmentation=Augmentation(flip=False, pad=0))
-    for seed in (0, 1):
-        folder = tmp_path_factory.mktemp(f"surrogate{seed}")
-        model = models.build(NETWORK, dataset.info, seed)
-        loop.train(model, dataset.train, training, 0.05, context(folder / "checkpoint", seed), stop_after=2)
-        models.save(model, folder, NETWORK, dataset.info)
-        folders.append(folder)
-    return folders
-
-
-@pytest.fixture(scope="module")
-def base(dataset):
-    return dataset.train.of(np.flatnonzero(dataset.train.labels == INTENDED)[:20])
 
 
 @pytest.fixture
@@ -214,23 +174,6 @@ def test_a_surrogate_that_is_certain_of_the_poisons_is_an_error(derivative, data
     attack = ATTACK.model_copy(update={"derivative": derivative})
     with pytest.raises(FloatingPointError, match="B is nan at step 1: the poison gradient of a surrogate is 0"):
         craft([model], base, dataset.test.of(TARGETS), 4, dataset.info.std, attack, context(tmp_path))
-
-
-@pytest.fixture
-def stage_inputs(digits_folder, dataset, base, surrogate_folders, tmp_path):
-    (tmp_path / "case").mkdir()
-    case = Case(
-        name="4 → 3",
-        target_class=4,
-        intended_class=INTENDED,
-        poison_class=INTENDED,
-        target_ids=tuple(np.flatnonzero(dataset.test.labels == 4)[:1].tolist()),
-        poison_ids=tuple(base.ids.tolist()),
-        seed=None,
-    )
-    save_case(case, tmp_path / "case")
-    surrogates = {f"surrogate.{number}": folder for number, folder in enumerate(surrogate_folders)}
-    return {"dataset": digits_folder, "case": tmp_path / "case", **surrogates}
 
 
 PROGRAM = """
