@@ -10,7 +10,7 @@ from pipeline.experiment import load_experiments
 from pipeline.plan import plan
 from pipeline.step import ABSENT, Ref, Step, canonical, difference
 from stages import brew, evaluate, export, prepare
-from stages.brew.config import GradientMatching
+from stages.brew.config import GradientMatching, Race
 from stages.data.dataset_config import Cifar10, Digits
 
 GOLDEN = Path(__file__).parent / "golden_keys.json"
@@ -42,6 +42,19 @@ def test_a_key_is_pinned_as_a_number_too() -> None:
     """Should `canonical` and this file ever be changed alike."""
     digits = Step("prepare", prepare.Params(dataset=Digits()))
     assert digits.key == "0042ce18cca107f276ea062c1636b7dd200eb913a8549e19fcbc046074304276"
+
+
+def test_the_key_of_a_leg_of_a_race_is_pinned() -> None:
+    """`test_the_keys_of_the_named_experiments_have_not_moved` sees the first brew of a plan alone."""
+    legs = {
+        "47525228af024164b6e0910a2fbc83f49c37778a099ab08fd40d1cd336f6085c": {"restart": 3, "until": 60},
+        "13a2bb86f454e26336b0c41bffaf197f3727a1a52b66e19c3339ed064213a560": {"restart": None, "place": 1, "until": 120},
+        "25f56f5487926530f68c3c14914fec45ff74042726aeabe2e6ab7d315fade199": {"restart": None, "place": 1},
+    }
+    attack = GradientMatching(race=Race(at=(60, 120)))
+    for key, fields in legs.items():
+        before = {} if "place" not in fields else {"raced.0": Ref("brew", A), "raced.1": Ref("brew", B)}
+        assert Step("brew", brew.Params(attack=attack, **fields), before).key == key
 
 
 def test_the_keys_of_the_named_experiments_have_not_moved() -> None:
