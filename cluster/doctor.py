@@ -16,8 +16,8 @@ import typer
 
 from cluster.examine import Facts, examine
 from cluster.verdicts import FAIL, Finding, Machine, as_json, judge, table, worst
-from pipeline.cli import Connect
 from pipeline.cli_store import DEFAULT_STORE, DONE, FAILED, StoreOption
+from pipeline.resources import Connect
 from pipeline.store import open_store
 from pipeline.store.local import LocalStore
 

@@ -7,8 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,7 +17,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import cli_export, cli_report, cli_store, runs
+from pipeline import cli_export, cli_report, cli_store, cli_sweep, runs
 from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption, reached, with_s3_options
 from pipeline.cost.estimate import estimate
 from pipeline.cost.prices import load_prices
@@ -28,13 +27,15 @@ from pipeline.needs import cached_steps, needed_steps
 from pipeline.outcome import Outcome
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
+from pipeline.preflight import check_machines
 from pipeline.progress import Reporter
 from pipeline.report.comparison import comparison
-from pipeline.resources import Machine, at_once
+from pipeline.resources import Connect, at_once
 from pipeline.runner import Runner
 from pipeline.sizes import gigabytes, sizes
 from pipeline.step import SHOWN, Ref, Step, difference
 from pipeline.store import Store, StoreError, open_store
+from pipeline.sweep.trials import LOG
 from pipeline.user_yaml import read_yaml
 from stages.config import InputError, nearest
 from stages.data.datasets import absent_folder
@@ -43,14 +44,12 @@ from stages.summarize import aligned
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
-Connect = Callable[[str | None], AbstractContextManager[list[Machine]]]
-"""Connects to the Ray cluster at an address (null: one of our own) and gives its machines."""
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(cli_store.cache, name="cache")
 app.add_typer(cli_store.results, name="results")
 app.command()(with_s3_options(cli_export.export))
 app.command()(with_s3_options(cli_report.report))
+app.command()(with_s3_options(cli_sweep.sweep))
 
 ExperimentArgument = Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="An experiment file, or a named one.")]
 Settings = Annotated[list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Set a field: attack.eps=8.")]
@@ -96,6 +95,7 @@ def run(
         connect: Connect = context.obj
         console = Console(stderr=True)
         with connect(address) as machines:
+            check_machines(opened, plan.run)
             runtime = next(iter(asked.values())).runtime
             slots = {stage: at_once(runtime.of(stage), stage, machines) for stage in STAGES}
             with Reporter(plan, opened, cached, slots, console) as reporter:
@@ -197,6 +197,9 @@ def status(
     if run is None:
         for name in opened.runs():
             print(name)
+        return
+    if LOG in opened.run_files(run):
+        cli_sweep.show(opened, run)
         return
     found = runs.states(opened, run)
     for state in ("running", "failed"):

@@ -197,9 +197,15 @@ def prepare_experiment(experiment: Experiment, absent_ok: bool = False) -> Exper
     return prepare_experiments({"": experiment}, absent_ok)[""]
 
 
-def prepare_experiments(variants: Mapping[str, Experiment], absent_ok: bool = False) -> dict[str, Experiment]:
-    """`prepare_experiment` for all variants: a dataset that they share is looked at once, as listings take long."""
-    seen: dict[DatasetConfig, tuple[DatasetConfig, Description]] = {}
+Seen = dict[DatasetConfig, tuple[DatasetConfig, Description]]
+"""Datasets that were looked at, which may take long: as they were given -> resolved, and described."""
+
+
+def prepare_experiments(
+    variants: Mapping[str, Experiment], absent_ok: bool = False, seen: Seen | None = None
+) -> dict[str, Experiment]:
+    """`prepare_experiment` for all variants. seen: adds to it what it looks at, and looks at nothing that is there."""
+    seen = {} if seen is None else seen
     for experiment in variants.values():
         if experiment.dataset not in seen:
             dataset = resolve(experiment.dataset, absent_ok)

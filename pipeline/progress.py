@@ -163,7 +163,7 @@ class Reporter:
             self._log_step(step, "progress", done=report.done, total=report.total, figures=report.figures)
         for stage, row in self._rows.items():
             if row.running and not self._console.is_terminal:
-                left = _duration(self._left(stage))
+                left = duration(self._left(stage))
                 text = f"      {stage}: {len(row.done)} of {row.total}, {len(row.running)} running, {left} left"
                 self._console.print(f"{text}  {row.figures}", highlight=False, markup=False, soft_wrap=True)
 
@@ -183,7 +183,7 @@ class Reporter:
             bar = ProgressBar(total=row.total, completed=done + row.fraction_running, width=24)
             each = row.seconds_a_step()
             rate = f"{each:.1f} s a step" if each is not None else ""
-            left = f"{_duration(self._left(stage))} left" if done < row.total and each is not None else ""
+            left = f"{duration(self._left(stage))} left" if done < row.total and each is not None else ""
             failed = f" [red]{row.failed} failed[/]" if row.failed else ""
             table.add_row(stage, bar, f"{done}/{row.total}{failed}", rate, left, row.figures)
         return table
@@ -221,7 +221,8 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """Seconds for people; `?` where they are not known."""
     if seconds is None:
         return "?"
     minutes, whole = divmod(round(max(seconds, 0)), 60)

@@ -1,7 +1,7 @@
 """What a step of each stage takes of a machine, and whether a cluster has it, or can get it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ TRAINING = ("pretrain", "retrain")
 
 Machine = Mapping[str, float]
 """What one machine has, by resource."""
+Connect = Callable[[str | None], AbstractContextManager[list[Machine]]]
+"""Connects to the Ray cluster at an address (null: one of our own) and gives its machines."""
 
 
 def wants(runtime: Runtime, stage: str, gpus: bool) -> dict[str, float]:
@@ -45,9 +47,10 @@ def workers_of(runtime: Runtime, stage: str) -> int:
 
 
 def ray_options(wanted: Mapping[str, float]) -> dict[str, Any]:
-    """What a task takes of a node, as the options of a Ray task."""
+    """What a task takes of a node, as the options of a Ray task; it runs on any, wherever its driver runs."""
     custom = {name: amount for name, amount in wanted.items() if name not in OPTIONS}
-    return {option: wanted.get(name, 0) for name, option in OPTIONS.items()} | {"resources": custom}
+    amounts = {option: wanted.get(name, 0) for name, option in OPTIONS.items()}
+    return {**amounts, "resources": custom, "scheduling_strategy": "DEFAULT"}
 
 
 def at_once(runtime: Runtime, stage: str, machines: Sequence[Machine]) -> int:

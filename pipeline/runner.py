@@ -16,7 +16,6 @@ from pipeline.experiment import Runtimes
 from pipeline.needs import needed_steps
 from pipeline.outcome import Outcome, Watcher
 from pipeline.plan import Plan
-from pipeline.preflight import check_machines
 from pipeline.queue import Queue
 from pipeline.resources import (
     Machine,
@@ -33,7 +32,7 @@ from pipeline.resources import (
 from pipeline.step import Step
 from pipeline.store import Manifest, Store, StoreError
 from pipeline.store.lease import this_process
-from pipeline.work import Away, Board, Failure, Gone, Held, Progress, place_of_log, work
+from pipeline.work import Away, Board, Failure, Found, Gone, Held, Progress, place_of_log, work
 from stages.config import InputError
 from stages.stage import STAGES
 
@@ -51,8 +50,8 @@ MACHINES_SECONDS = 5.0
 """How often it is looked which machines there are."""
 WAITING_SECONDS = 30.0
 """A run in which nothing happens for so long says what it waits for."""
-HELD_SECONDS = 5.0
-"""How often a step that another run has is looked at."""
+HELD_FIRST_SECONDS, HELD_SECONDS = 0.25, 5.0
+"""How often a step that another run has is looked at: from the one to the other."""
 AWAY_SECONDS = 30.0
 """How long a step waits that gave up on the store, which did not answer for minutes. It is tried until somebody ends
 the run: all that is done is in the store."""
@@ -83,6 +82,7 @@ class Runner:
         self._in_flight: Counter[str] = Counter()
         self._queue = Queue(plan.steps)
         self._losses: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()
         self._blind: defaultdict[str, float] = defaultdict(float)
         self._started: dict[str, float] = {}
         self._ended: dict[str, float] = {}
@@ -102,7 +102,6 @@ class Runner:
         needed = needed_steps(self._plan, cached)
         self._growing = may_grow()
         check_resources([self._plan.steps[key] for key in needed], self._runtimes, self._machines, self._growing)
-        check_machines(self._store, self._plan.run)
         for key in (key for key in self._plan.steps if key in needed):
             self._queue.add(self._plan.steps[key], needed)
         self._task = ray.remote(max_retries=0)(work)
@@ -186,22 +185,30 @@ class Runner:
         except ray.exceptions.RayError as error:
             self._lost(step, report, error)
             return
-        if isinstance(result, Manifest):
+        if isinstance(result, Found):
+            self._outcome.cached.add(step.key)
+            self._done(step, result.manifest)
+        elif isinstance(result, Manifest):
             self._outcome.ran.add(step.key)
-            self._damaged.discard(step.key)
-            self._ended[step.key] = time.monotonic()
-            self._watcher.ended(step, result)
-            self._queue.done(step)
+            self._done(step, result)
         elif isinstance(result, Failure):
             self._fail(step, result)
         else:
             self._watcher.paused(step)
             self._wait(step, result)
 
+    def _done(self, step: Step, manifest: Manifest) -> None:
+        self._damaged.discard(step.key)
+        self._ended[step.key] = time.monotonic()
+        self._watcher.ended(step, manifest)
+        self._queue.done(step)
+
     def _wait(self, step: Step, result: Gone | Held | Away) -> None:
         """A step could not be done yet."""
         if isinstance(result, Held):
-            self._queue.add_later(step, min(result.seconds, HELD_SECONDS))
+            self._held[step.key] += 1
+            pause = HELD_FIRST_SECONDS * 2 ** min(self._held[step.key], 9)
+            self._queue.add_later(step, min(result.seconds, HELD_SECONDS, pause))
             return
         if isinstance(result, Away):
             self._watcher.waiting(f"{step.label}: {result.why}")

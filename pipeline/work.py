@@ -55,6 +55,13 @@ class Gone:
 
 
 @dataclass(frozen=True)
+class Found:
+    """Another run has done the step meanwhile."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
 class Held:
     """Another run has the step's lease, for so many seconds at most unless it is renewed."""
 
@@ -86,7 +93,7 @@ class Board:
 
 def work(
     step: Step, url: str, runtime: Runtime, wanted: Mapping[str, float], board: Any, owner: str, again: bool
-) -> Manifest | Gone | Held | Away | Failure:
+) -> Manifest | Found | Gone | Held | Away | Failure:
     """One step, from the store at `url` and into it. wanted: what it, or each of its workers, takes of a machine.
     owner: of its lease.  again: though it seems to be done."""
     store = open_store(url)
@@ -94,7 +101,7 @@ def work(
         with leased(store, step.key, owner) as wait:
             done = None if again else committed(store, step)
             if done is not None or wait:
-                return done or Held(wait)
+                return Held(wait) if done is None else Found(done)
             if workers_of(runtime, step.stage) > 1:
                 return run_group(step, url, runtime, wanted, partial(_reporter, step.key, board), again)
             report = _reporter(step.key, board)

@@ -93,13 +93,13 @@ def samples(store: Store) -> list[Sample]:
     for key, step in steps.items():
         facts = manifests[key].provenance
         try:
-            found.append(Sample(Kind.of(step, works), facts["seconds"], facts["hardware"], _demand(facts)))
+            found.append(Sample(Kind.of(step, works), facts["seconds"], facts["hardware"], taken_of(facts)))
         except KeyError:  # an input was taken out of the store, or an early brewline wrote no hardware
             continue
     return found
 
 
-def _demand(facts: Mapping[str, Any]) -> Demand:
+def taken_of(facts: Mapping[str, Any]) -> Demand:
     """What a committed step took; before it was written down, a CPU. A GPU that was seen and not counted is one."""
     seen = 1.0 if " cores, " in facts["hardware"] else 0.0
     gpus = seen if facts.get("gpus") is None else facts["gpus"]

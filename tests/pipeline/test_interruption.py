@@ -4,10 +4,8 @@ where an undisturbed run ends."""
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +15,7 @@ from pipeline.execute import execute
 from pipeline.plan import Plan
 from pipeline.store import open_store
 from stages.stage import Checkpoint, Runtime
-
-Start = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def start(environment: dict[str, str]) -> Iterator[Start]:
-    """Starts the command in a process group of its own, as a shell does; what is left of it is killed."""
-    started: list[subprocess.Popen[str]] = []
-
-    def command(*args: object) -> subprocess.Popen[str]:
-        words = [str(Path(sys.executable).with_name("brewline")), *map(str, args)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-        process = subprocess.Popen(words, text=True, env=environment, start_new_session=True, **pipes)  # type: ignore[call-overload]
-        started.append(process)
-        return process
-
-    yield command
-    for process in started:
-        process.kill()
-        process.communicate()
+from tiny_pipeline import Start
 
 
 def test_killed_at_any_moment_it_loses_nothing_that_is_committed(

@@ -35,6 +35,7 @@ TINY: dict[str, Any] = {
 }
 
 Brewline = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., subprocess.Popen[str]]
 Planner = Callable[[Mapping[str, Any]], Plan]
 
 
@@ -85,6 +86,24 @@ def brewline(environment: dict[str, str]) -> Brewline:
         )
 
     return command
+
+
+@pytest.fixture
+def start(environment: dict[str, str]) -> Iterator[Start]:
+    """Starts the command in a process group of its own, as a shell does; what is left of it is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def command(*args: object) -> subprocess.Popen[str]:
+        words = [str(COMMAND), *map(str, args)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        process = subprocess.Popen(words, text=True, env=environment, start_new_session=True, **pipes)  # type: ignore[call-overload]
+        started.append(process)
+        return process
+
+    yield command
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,93 @@
+"""A sweep file with its base experiment: checked, named, and made into the experiments of its trials."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.experiment import Experiment, Seen, load_experiments, named_experiments, prepare_experiments
+from pipeline.plan import Plan, plan
+from pipeline.step import canonical
+from pipeline.sweep.measure import cases_of
+from pipeline.sweep.space import Settings, check_space, corners
+from pipeline.sweep.spec import Spec, load_spec, named_sweeps
+from stages.config import InputError, nearest
+
+
+@dataclass
+class Sweep:
+    """A sweep: what its file says, and the folder that the file lies in."""
+
+    spec: Spec
+    folder: Path
+    _seen: Seen = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, file_or_name: str | Path) -> "Sweep":
+        """Read a sweep by file or by name, and try its space on the base experiment. Raises InputError for all that is
+        wrong."""
+        named = named_sweeps()
+        file = named.get(str(file_or_name), Path(file_or_name))
+        if not file.is_file():
+            hint = nearest(str(file_or_name), named)
+            raise InputError(f"no sweep {str(file_or_name)!r}: it is neither a file nor a named sweep; {hint}")
+        made = cls(load_spec(file), file.parent)
+        check_space(made.spec, made.base)
+        for settings in corners(made.spec, made.base):
+            try:
+                made.experiment(settings)
+            except InputError as error:
+                raise InputError(f"{file}: the space has {settings}, which is no experiment: {error}") from None
+        if made.spec.scheduler is not None:
+            if clash := next((path for path in made.spec.space if path.startswith("cases")), None):
+                raise InputError(
+                    f"{file}: scheduler asha compares trials case by case, and space has {clash}; take it out"
+                )
+            if made.cases < max(2, made.spec.scheduler.grace + 1):
+                raise InputError(
+                    f"{file}: scheduler asha compares trials after {made.spec.scheduler.grace} cases, and they have "
+                    f"{made.cases}; add cases"
+                )
+        return made
+
+    @cached_property
+    def cases(self) -> int:
+        """How many cases the base experiment has."""
+        return cases_of(self.plan({}))
+
+    @cached_property
+    def base(self) -> Mapping[str, Any]:
+        """The fields of the base experiment, defaults included."""
+        return self._load({}).model_dump(mode="json")
+
+    @cached_property
+    def name(self) -> str:
+        """Of the sweep's folder among the runs: the same base, space and search give the same, whatever the budget."""
+        kept = self.spec.model_dump(
+            mode="json", exclude={"budget", "concurrency", "description", "paper", "experiment", "settings"}
+        )
+        base = self.experiment({}).model_dump(mode="json", exclude={"runtime", "description", "paper"})
+        return f"{self.spec.name}-{hashlib.sha256(canonical([kept, base])).hexdigest()[:8]}"
+
+    def experiment(self, settings: Settings) -> Experiment:
+        """The experiment of a trial, ready to be planned. Raises InputError where the settings make none."""
+        return prepare_experiments({"": self._load(settings)}, seen=self._seen)[""]
+
+    def plan(self, settings: Settings) -> Plan:
+        """The steps of a trial."""
+        return plan({"": self.experiment(settings)})
+
+    def _load(self, settings: Settings) -> Experiment:
+        spec = self.spec
+        beside = self.folder / spec.experiment
+        source = str(beside) if spec.experiment not in named_experiments() and beside.is_file() else spec.experiment
+        given = [f"{path}={json.dumps(value)}" for path, value in {**spec.settings, **settings}.items()]
+        loaded = load_experiments(source, given)
+        if "" not in loaded:
+            raise InputError(
+                f"experiment {spec.experiment} has variants, and a sweep has one base; name a file without"
+            )
+        return loaded[""]

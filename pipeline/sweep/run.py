@@ -1,0 +1,157 @@
+"""A whole sweep on the cluster that this process is connected to, and what it leaves behind.
+
+runs/<sweep>/sweep.yaml     the file, its base experiment written out
+runs/<sweep>/trials.jsonl   the log
+runs/<sweep>/sweep.json     all trials, the best ones, importances; trials.csv: the same as a table
+runs/<sweep>/best.yaml      the best trial's experiment, or best-N.yaml of each trial of a Pareto front
+"""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from pipeline.needs import needed_steps
+from pipeline.preflight import check_machines
+from pipeline.resources import Machine, check_resources, may_grow
+from pipeline.store import Store
+from pipeline.store.lease import leased, this_process
+from pipeline.sweep.base import Sweep
+from pipeline.sweep.measure import first_cases
+from pipeline.sweep.space import grid
+from pipeline.sweep.tables import as_csv, front
+from pipeline.sweep.trials import SPEC, Trial, Trials
+from stages.config import InputError
+
+ENVIRONMENT = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+"""Ray Tune's own files and its answer to Ctrl-C would be in the way: the store has all."""
+
+
+ON_HEAD = {"node:__internal_head__": 0.001}
+"""What a trial's own process takes: it only drives, and the head is not rented on the spot market."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a sweep ended. saved: steps that trials had in common, which so were not computed again."""
+
+    name: str
+    trials: Sequence[Trial]
+    best: Sequence[int]
+    importance: dict[str, float] | None
+    steps: int
+    saved: int
+
+
+def run(sweep: Sweep, store: Store, cluster: Sequence[Machine], console: Console) -> Result:
+    """Run what is not done of a sweep. Raises InputError where another process has it, or the cluster cannot run it."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    first = sweep.experiment({})
+    steps = sweep.plan({}).steps.values()
+    check_resources(steps, first.runtime, cluster, may_grow())
+    check_machines(store, sweep.name)
+    with leased(store, _lease(sweep), this_process()) as wait:
+        if wait:
+            raise InputError(f"another process runs sweep {sweep.name}; it is shown by `brewline status {sweep.name}`")
+        store.write_run(sweep.name, SPEC, _written(sweep).encode())
+        _tune(sweep, store, console)
+        return conclude(sweep, store)
+
+
+def _tune(sweep: Sweep, store: Store, console: Console) -> None:
+    """Let Ray Tune run the trials."""
+    import ray
+    from ray import tune
+
+    from pipeline.sweep.asha import Asha
+    from pipeline.sweep.shown import Shown
+    from pipeline.sweep.suggest import Suggestions
+    from pipeline.sweep.trial import run_trial
+    from pipeline.work import Board
+
+    spec, trials = sweep.spec, Trials(store, sweep.name)
+    combinations = len(grid(spec, sweep.base, everything=True)) if spec.searcher.kind == "grid" else math.inf
+    of = min(spec.budget.trials or math.inf, combinations)
+    asha = Asha(spec, sweep.cases, trials.all) if spec.scheduler else None
+    suggestions = Suggestions(sweep, trials, asha.stopped if asha else set())
+    board: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board)
+    board = board.remote()
+    begun = partial(run_trial, spec=spec, url=store.url, board=board)
+    shown = Shown(spec, trials, board, of, console)
+    with tempfile.TemporaryDirectory(prefix="brewline-sweep-") as folder, shown:
+        tuner = tune.Tuner(
+            tune.with_resources(begun, tune.PlacementGroupFactory([ON_HEAD])),
+            tune_config=tune.TuneConfig(
+                search_alg=suggestions,
+                scheduler=asha,
+                num_samples=-1,
+                max_concurrent_trials=spec.concurrency,
+                time_budget_s=None if spec.budget.hours is None else 3600 * spec.budget.hours,
+            ),
+            run_config=tune.RunConfig(name=sweep.name, storage_path=folder, verbose=0, callbacks=[shown]),
+        )
+        tuner.fit()
+
+
+def conclude(sweep: Sweep, store: Store) -> Result:
+    """What the trials so far come to; written down in the sweep's folder."""
+    from pipeline.sweep.suggest import replayed
+
+    spec, trials = sweep.spec, Trials(store, sweep.name)
+    best = front(spec, trials.all)
+    keys, steps = set[str](), 0
+    for trial in trials.all:
+        if trial.finished:
+            made = sweep.plan(trial.settings)
+            ends = spec.scheduler.on if spec.scheduler else "cases"
+            part = made if trial.state == "done" else first_cases(made, trial.cases, ends)
+            of_trial = needed_steps(part, set())
+            keys, steps = keys | of_trial, steps + len(of_trial)
+    importance = replayed(sweep, trials).importance()
+    result = Result(sweep.name, trials.all, best, importance, steps, steps - len(keys))
+    figures = {
+        "format": 1,
+        "name": sweep.name,
+        "spec": spec.model_dump(mode="json"),
+        "metrics": [metric.model_dump() for metric in spec.metrics],
+        "trials": [_as_figures(trial) for trial in trials.all],
+        "best": best,
+        "importance": importance,
+        "steps": steps,
+        "steps_saved": result.saved,
+    }
+    store.write_run(sweep.name, "sweep.json", json.dumps(figures, indent=1).encode())
+    store.write_run(sweep.name, "trials.csv", as_csv(spec, trials.all).encode())
+    for number in best:
+        experiment = sweep.experiment(trials.all[number].settings)
+        asked = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        name = "best.yaml" if len(best) == 1 else f"best-{number}.yaml"
+        store.write_run(sweep.name, name, asked.encode())
+    return result
+
+
+def _as_figures(trial: Trial) -> dict[str, Any]:
+    found = asdict(trial)
+    return found | {"metrics": found.pop("figures")}
+
+
+def _lease(sweep: Sweep) -> str:
+    return hashlib.sha256(sweep.name.encode()).hexdigest()
+
+
+def _written(sweep: Sweep) -> str:
+    both = {"sweep": sweep.spec.model_dump(mode="json"), "base": dict(sweep.base)}
+    return yaml.safe_dump(both, sort_keys=False, allow_unicode=True)
