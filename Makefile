@@ -15,7 +15,7 @@ export MPLBACKEND := Agg
 export PIP_FIND_LINKS :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test test-all chaos lint format bench clean
+.PHONY: quickstart test test-all chaos sweep-demo lint format bench clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/brewline run quickstart $(ARGS)
@@ -29,6 +29,13 @@ test-all: $(FFCV_TRIED) $(BROWSER_TRIED)
 # Ends by saying how many faults were injected.
 chaos: $(INSTALLED)
 	$(BIN)/python -m pytest --timeout 600 --session-timeout 2700 tests/chaos $(ARGS)
+
+# Twelve trials on digits, killed in the middle and started again, and their report.
+sweep-demo: $(INSTALLED)
+	-timeout --signal KILL 150 $(BIN)/brewline sweep digits-eps-budget $(ARGS)
+	$(BIN)/brewline sweep digits-eps-budget $(ARGS)
+	rm -rf sweep-demo
+	$(BIN)/brewline report $$($(BIN)/brewline status $(ARGS) | grep '^digits-eps-budget-' | tail -n 1) -o sweep-demo $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
