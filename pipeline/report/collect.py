@@ -253,13 +253,15 @@ def _case(source: _Source, summary: Mapping[str, Any], number: int, sheet: Mappi
         found = {i: source.json(inputs[f"{role}.{number}.{i}"], file) for i in range(count)}
         return {i: one for i, one in found.items() if one is not None}
 
+    # Where restarts are raced, a later leg holds all of what its restart came to.
+    brews = of("brew", sum(role.startswith(f"brew.{number}.") for role in inputs), "brew.json")
     overlay = inputs[f"overlay.{number}"]
     selected = source.metrics(source.plan[overlay]["inputs"].get("poisons")) or {}
     return CaseFound(
         number=number,
         drawn=source.metrics(inputs[f"case.{number}"]),
         made=source.metrics(overlay),
-        restarts={restart: brew["losses"] for restart, brew in of("brew", counts["restarts"], "brew.json").items()},
+        restarts={brew.get("restart", i): brew["losses"] for i, brew in brews.items()},
         chosen=selected.get("chosen"),
         B=selected.get("brew_loss"),
         poisoned=of("poisoned", counts["victims"], "evaluation.json"),
