@@ -82,7 +82,7 @@ def test_killed_and_started_again_it_goes_on_with_the_same_suggestions(
     below = processes.below(process.pid)
     process.kill()
     process.communicate()
-    processes.until(lambda: not processes.alive(below), 60, "something was left running")
+    processes.until_gone(below, 120, "something of the killed sweep still runs")
     before, committed = Trials(opened, sweep), write_ids(store)
     done = brewline("sweep", file, "--store", store)
     assert done.returncode == 0, done.stderr
