@@ -80,12 +80,16 @@ class Shown(tune.Callback):
 
     def _head(self) -> str:
         ended = sum(trial.finished for trial in self._trials.all)
-        running = sum(trial.number in self._began and trial.state == "running" for trial in self._trials.all)
-        here, seconds = ended - self._before, time.monotonic() - self._start
-        left = "" if math.isinf(self._of) or not here else f", {duration((self._of - ended) * seconds / here)} left"
-        steps = f"{sum(trial.ran for trial in self._trials.all)} steps run"
+        running = [
+            trial.number for trial in self._trials.all if trial.number in self._began and trial.state == "running"
+        ]
+        far = [self._far[number] for number in running if number in self._far]
+        steps = f" ({', '.join(f'{one.done}/{one.total}' for one in far)} steps)" if far else ""
+        here, seconds = ended - self._before + sum(one.done / one.total for one in far), time.monotonic() - self._start
+        left = self._of - self._before - here
+        told = "" if math.isinf(left) or not here else f", {duration(left * seconds / here)} left"
         of = "" if math.isinf(self._of) else f" of {self._of}"
-        return f"{ended}{of} trials ended, {running} running, {steps}, {duration(seconds)}{left}"
+        return f"{ended}{of} trials ended, {len(running)} running{steps}, {duration(seconds)}{told}"
 
     def _table(self) -> Group:
         table = Table("trial", *self._spec.space, "state", "steps", box=None, header_style="bold")
