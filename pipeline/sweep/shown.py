@@ -87,7 +87,7 @@ class Shown(tune.Callback):
         steps = f" ({', '.join(f'{one.done}/{one.total}' for one in far)} steps)" if far else ""
         here, seconds = ended - self._before + sum(one.done / one.total for one in far), time.monotonic() - self._start
         left = self._of - self._before - here
-        told = "" if math.isinf(left) or not here else f", {duration(left * seconds / here)} left"
+        told = "" if math.isinf(left) or here < 1 else f", {duration(left * seconds / here)} left"
         of = "" if math.isinf(self._of) else f" of {self._of}"
         return f"{ended}{of} trials ended, {len(running)} running{steps}, {duration(seconds)}{told}"
 
