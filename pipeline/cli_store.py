@@ -216,13 +216,13 @@ def _seconds(text: str) -> float:
 @results.command("add")
 @with_s3_options
 def results_add(
-    run: Annotated[str, typer.Argument(help="A finished run.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN|SWEEP…", help="A finished run, or sweeps side by side.")],
     name: Annotated[str, typer.Argument(help="The result's name: its file is NAME.json.")],
     folder: FolderOption = Path("results"),
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Write a finished run's figures, with all that is needed to run it again, to one JSON file."""
-    print(kept.add(reached(store), run, name, folder))
+    """Write the figures of a finished run, or of sweeps, with all that is needed to run it again, to one JSON file."""
+    print(kept.add(reached(store), runs, name, folder))
 
 
 @results.command("tables")

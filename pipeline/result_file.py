@@ -11,6 +11,7 @@ from stages.config import Config, InputError
 from stages.summarize import RATES, mean_and_error
 
 Rate = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
 TOLERANCE = 1e-9
 Kind = TypeVar("Kind", bound=Config)
 
@@ -77,7 +78,7 @@ class Variant(Config):
 class Result(Config):
     """A finished run that is worth keeping. provenance: see `pipeline.provenance`; null where nobody knows."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    name: Name
     run: str
     variants: Annotated[dict[str, Variant], Field(min_length=1)]
     provenance: dict[str, Any] | None = None
@@ -105,18 +106,36 @@ class Benchmark(Config):
     figures: Annotated[tuple[Figure, ...], Field(min_length=1)]
 
 
-def read(file: Path, kind: type[Kind]) -> Kind:
-    """A kept result, or a benchmark's figures. Raises InputError that names the file and what in it is wrong."""
+def read(file: Path) -> dict[str, Any]:
+    """The file of a kept result, not yet checked. Raises InputError that names it where it is no JSON."""
     try:
         data = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read as JSON: {error}; bring it back from version control") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{file} holds {type(data).__name__}; expected a mapping of fields to values")
+    return data
+
+
+def check(data: dict[str, Any], file: Path, kind: type[Kind]) -> Kind:
+    """What was read, as a kept result or a benchmark's figures. Raises InputError that names the file and what in it is
+    wrong."""
     try:
         return kind.model_validate(data)
     except ValidationError as error:
         raise invalid(f"result {file}", error) from None
 
 
-def write(result: Result, file: Path) -> None:
+def write(result: Config, file: Path) -> None:
     """Keep a result."""
     file.write_text(json.dumps(result.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+
+
+def without_places(experiment: dict[str, Any]) -> dict[str, Any]:
+    """An experiment without what is of one machine only: folders and the runtime."""
+    kept = {name: value for name, value in experiment.items() if name != "runtime"}
+    for section, place in (("dataset", "root"), ("cases", "file")):
+        kept[section] = {name: value for name, value in kept[section].items() if name != place}
+    if folders := kept["attack"].get("folders"):
+        kept["attack"] = kept["attack"] | {"folders": [{"sha256": folder["sha256"]} for folder in folders]}
+    return kept

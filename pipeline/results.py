@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,14 @@ from pydantic import ValidationError
 from pipeline import runs
 from pipeline.provenance import doubts, provenance
 from pipeline.report.comparison import comparison
-from pipeline.result_file import Benchmark, Result, read, write
+from pipeline.result_file import Benchmark, Result, check, read, without_places, write
 from pipeline.step import Ref
 from pipeline.store import Store
+from pipeline.sweep import kept
+from pipeline.sweep.kept import SweepResult
+from pipeline.sweep.trials import LOG
 from pipeline.user_yaml import invalid
-from stages.config import InputError
+from stages.config import InputError, nearest
 from stages.summarize import aligned
 
 PAGE = "README.md"
@@ -27,11 +30,26 @@ without poisons. What is **marked** may not come out the same again.
 """
 
 
-def add(store: Store, run: str, name: str, folder: Path) -> Path:
-    """Write `folder/name.json` from a finished run. Raises InputError where the run is not there or not finished, and
-    where the folder is not."""
+def add(store: Store, named: Sequence[str], name: str, folder: Path) -> Path:
+    """Write `folder/name.json` from a finished run, or from sweeps. Raises InputError where one is not there or not
+    finished, and where the folder is not."""
     if not folder.is_dir():
         raise InputError(f"--folder {folder}: there is no such folder; make it, or name the one of your results")
+    if repeated := next((one for one in named if named.count(one) > 1), None):
+        raise InputError(f"{repeated} is named more than once; name each sweep once")
+    there = store.runs()
+    if absent := next((one for one in named if one not in there), None):
+        hint = nearest(absent, there) if there else "it has none"
+        raise InputError(f"no run and no sweep {absent!r} in {store.url}; {hint}")
+    runs_named = [one for one in named if LOG not in store.run_files(one)]
+    if runs_named and len(named) > 1:
+        raise InputError(f"{runs_named[0]} is a run, and a result is of one run, or of sweeps; name it alone")
+    file = folder / f"{name}.json"
+    write(_of_run(store, named[0], name) if runs_named else kept.kept(store, named, name), file)
+    return file
+
+
+def _of_run(store: Store, run: str, name: str) -> Result:
     steps = runs.planned(store, run)
     manifests = [manifest for step in steps if (manifest := store.read(step["stage"], step["key"])) is not None]
     variants = {}
@@ -40,25 +58,12 @@ def add(store: Store, run: str, name: str, folder: Path) -> Path:
             if not runs.fetch(store, Ref(step["stage"], step["key"]), Path(temporary)):
                 raise InputError(f"run {run} is not finished: {step['label']} is not in {store.url}; run it again")
             figures = json.loads((Path(temporary) / runs.SUMMARY).read_text())
-        experiment = _without_places(runs.experiment_of(store, run, step["variant"]))
+        experiment = without_places(runs.experiment_of(store, run, step["variant"]))
         variants[step["variant"]] = {"experiment": experiment, **figures}
     try:
-        result = Result(name=name, run=run, variants=variants, provenance=provenance(manifests))
+        return Result(name=name, run=run, variants=variants, provenance=provenance(manifests))
     except ValidationError as error:
         raise invalid(f"result {name} of run {run}", error) from None
-    file = folder / f"{name}.json"
-    write(result, file)
-    return file
-
-
-def _without_places(experiment: dict[str, Any]) -> dict[str, Any]:
-    """The experiment without what is of one machine only: folders and the runtime."""
-    kept = {name: value for name, value in experiment.items() if name != "runtime"}
-    for section, place in (("dataset", "root"), ("cases", "file")):
-        kept[section] = {name: value for name, value in kept[section].items() if name != place}
-    if folders := kept["attack"].get("folders"):
-        kept["attack"] = kept["attack"] | {"folders": [{"sha256": folder["sha256"]} for folder in folders]}
-    return kept
 
 
 def page(folder: Path) -> str:
@@ -68,7 +73,7 @@ def page(folder: Path) -> str:
 
 def _benchmarks(folder: Path) -> Iterator[str]:
     for file in sorted(folder.glob("bench/*.json")):
-        found = read(file, Benchmark)
+        found = check(read(file), file, Benchmark)
         machine = found.machine
         yield f"## {file.stem}\n\n`make bench`: centre (median over rounds, mean over cases), least and most of n."
         yield (
@@ -89,23 +94,37 @@ def _benchmarks(folder: Path) -> Iterator[str]:
 
 def _sections(folder: Path) -> Iterator[str]:
     for file in sorted(folder.glob("*.json")):
-        result = read(file, Result)
+        data = read(file)
+        result = check(data, file, SweepResult) if "sweeps" in data else check(data, file, Result)
         if result.name != file.stem:
             raise InputError(f"{file}: its name is {result.name!r}; a result's file is called by its name")
-        first = next(iter(result.variants.values()))
-        about, counts = first.experiment, first.summary["poison_success"]
-        yield f"## {result.name}\n\n{about['description']}. {counts.cases} cases × {counts.victims} victims."
-        yield f"[{file.name}]({file.name}): {_made(result)}.\n"
-        rows = {variant or result.name: figures.model_dump() for variant, figures in result.variants.items()}
-        papers = {variant or result.name: figures.paper_success for variant, figures in result.variants.items()}
-        yield f"```\n{comparison(rows, papers)}```\n"
-        if about["paper"]:
-            yield f"The paper: {about['paper']}\n"
+        yield from _of_sweeps(result, file) if isinstance(result, SweepResult) else _of_variants(result, file)
 
 
-def _made(result: Result) -> str:
+def _of_variants(result: Result, file: Path) -> Iterator[str]:
+    first = next(iter(result.variants.values()))
+    about, counts = first.experiment, first.summary["poison_success"]
+    yield f"## {result.name}\n\n{about['description']}. {counts.cases} cases × {counts.victims} victims."
+    yield f"[{file.name}]({file.name}): {_made(result.provenance)}.\n"
+    rows = {variant or result.name: figures.model_dump() for variant, figures in result.variants.items()}
+    papers = {variant or result.name: figures.paper_success for variant, figures in result.variants.items()}
+    yield f"```\n{comparison(rows, papers)}```\n"
+    if about["paper"]:
+        yield f"The paper: {about['paper']}\n"
+
+
+def _of_sweeps(result: SweepResult, file: Path) -> Iterator[str]:
+    about = result.sweeps[0].spec
+    yield f"## {result.name}\n\n{about.description or about.name}."
+    yield f"[{file.name}]({file.name}): {_made(result.provenance)}.\n"
+    yield "Made by " + ", ".join(f"`{command}`" for command in result.commands) + ".\n"
+    yield from kept.sections(result)
+    if about.paper:
+        yield f"The paper: {about.paper}\n"
+
+
+def _made(facts: Mapping[str, Any] | None) -> str:
     """Where a result comes from, and what stands against having it again."""
-    facts = result.provenance
     if not facts:
         return "**nobody knows what made it**: its provenance is missing"
     hardware = facts["hardware"] if isinstance(facts["hardware"], str) else " / ".join(facts["hardware"])

@@ -46,7 +46,7 @@ class Asha(ASHAScheduler):
 
 def compared(spec: Spec) -> tuple[str, str]:
     """The metric that decides at a rung, and its mode."""
-    if spec.scheduler is not None and spec.scheduler.on == "brew-loss":
+    if spec.scheduler is not None and spec.scheduler.by == "brew-loss":
         return "brew_loss", "min"
     return spec.metrics[0].name, spec.metrics[0].mode
 

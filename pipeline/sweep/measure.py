@@ -2,13 +2,13 @@
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 from pipeline.cost.rates import taken_of
 from pipeline.needs import needed_steps
 from pipeline.plan import Plan
 from pipeline.step import Ref, Step
 from pipeline.store import Manifest, Store
+from pipeline.sweep.spec import Ends
 from stages.summarize import mean_and_error
 
 Figures = dict[str, float | None]
@@ -23,11 +23,16 @@ EVALUATED = {
 """A metric -> the evaluations that it is over, and which of their figures."""
 
 
-def first_cases(plan: Plan, cases: int, ends: Literal["cases", "brew-loss"]) -> Plan:
+def first_cases(plan: Plan, cases: int, ends: Ends) -> Plan:
     """The part of a plan that gives the first cases' evaluations, or their poisons alone: the same steps."""
+    inputs = _summary(plan).inputs
+    return Plan(plan.name, plan.steps, {role: inputs[role] for role in roles(inputs, cases, ends)})
+
+
+def roles(inputs: Iterable[str], cases: int, ends: Ends) -> list[str]:
+    """Those of a summary's inputs that give the first cases' evaluations, or their poisons alone."""
     wanted = ("poisoned", "clean") if ends == "cases" else ("overlay",)
-    refs = {role: ref for role, ref in _summary(plan).inputs.items() if _is_of(role, wanted, cases)}
-    return Plan(plan.name, plan.steps, refs)
+    return [role for role in inputs if _is_of(role, wanted, cases)]
 
 
 def cases_of(plan: Plan) -> int:

@@ -66,7 +66,7 @@ def run(sweep: Sweep, store: Store, cluster: Sequence[Machine], console: Console
     with leased(store, _lease(sweep), this_process()) as wait:
         if wait:
             raise InputError(f"another process runs sweep {sweep.name}; it is shown by `brewline status {sweep.name}`")
-        store.write_run(sweep.name, SPEC, _written(sweep).encode())
+        store.write_run(sweep.name, SPEC, written(sweep).encode())
         _tune(sweep, store, console)
         return conclude(sweep, store)
 
@@ -116,7 +116,7 @@ def conclude(sweep: Sweep, store: Store) -> Result:
     for trial in trials.all:
         if trial.finished:
             made = sweep.plan(trial.settings)
-            ends = spec.scheduler.on if spec.scheduler else "cases"
+            ends = spec.scheduler.by if spec.scheduler else "cases"
             part = made if trial.state == "done" else first_cases(made, trial.cases, ends)
             of_trial = needed_steps(part, set())
             keys, steps = keys | of_trial, steps + len(of_trial)
@@ -152,6 +152,7 @@ def _lease(sweep: Sweep) -> str:
     return hashlib.sha256(sweep.name.encode()).hexdigest()
 
 
-def _written(sweep: Sweep) -> str:
+def written(sweep: Sweep) -> str:
+    """What `sweep.yaml` holds: the sweep file with every default, and its base experiment."""
     both = {"sweep": sweep.spec.model_dump(mode="json"), "base": dict(sweep.base)}
     return yaml.safe_dump(both, sort_keys=False, allow_unicode=True)

@@ -27,6 +27,9 @@ METRICS: dict[str, Literal["max", "min"]] = {
 the summary; the mean B of its poisons; the surrogates' mean validation accuracy; and what all its steps take, on GPUs
 and in all, were nothing shared."""
 
+Ends = Literal["cases", "brew-loss"]
+"""What a trial that runs on a part of its cases gives of them: their evaluations, or their poisons alone."""
+
 Bounds = tuple[float, float]
 
 
@@ -107,7 +110,7 @@ class Asha(Config):
     and goes on if it is among the best 1/r of those that came so far."""
 
     kind: Literal["asha"] = "asha"
-    on: Literal["cases", "brew-loss"] = "cases"
+    by: Ends = "cases"
     """What is compared at a rung: the first metric over the cases so far; or the mean B of their poisons, with which no
     victim is trained before the last rung. The resource is the number of cases in both."""
     grace: Annotated[int, Field(ge=1)] = 1

@@ -61,7 +61,7 @@ def run_trial(config: dict[str, Any], spec: Spec, url: str, board: Any) -> None:
     whole, ran, reports, metric = cases_of(made), set[str](), [], compared(spec)[0]
     for cases in rungs(spec, whole):
         last = cases == whole
-        part = made if last else first_cases(made, cases, spec.scheduler.on if spec.scheduler else "cases")
+        part = made if last else first_cases(made, cases, spec.scheduler.by if spec.scheduler else "cases")
         outcome = _run(config["number"], made, part, experiment, store, board)
         ran |= outcome.ran
         failed = [f"{made.steps[key].label}: {failure.why}" for key, failure in outcome.failed.items()]

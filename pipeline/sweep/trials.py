@@ -6,6 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import ConfigDict
+
 from pipeline.store import Store
 from pipeline.sweep.measure import Figures
 from pipeline.sweep.space import Settings
@@ -24,6 +26,8 @@ class Trial:
     reports: (cases, what the scheduler compares) at each rung.  run: of a trial that came to its last.  ran: steps that
     it computed itself, of `steps` in all.  gpu_seconds: of those that it computed.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     number: int
     settings: Settings

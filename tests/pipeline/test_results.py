@@ -11,6 +11,7 @@ from pipeline.experiment import parse
 from pipeline.report.comparison import comparison
 from pipeline.results import add, page
 from pipeline.store import open_store
+from pipeline.sweep.spec import Spec
 from stages.config import InputError
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -26,7 +27,10 @@ def test_every_result_says_how_to_run_it_again() -> None:
     for file in files:
         result = json.loads(file.read_text())
         assert result["name"] == file.stem
-        for variant, figures in result["variants"].items():
+        for sweep in result.get("sweeps", ()):
+            Spec.model_validate(sweep["spec"])
+            parse(sweep["base"], f"{file}, base of {sweep['sweep']}")
+        for variant, figures in result.get("variants", {}).items():
             parse(figures["experiment"], f"{file}, variant {variant}")
             assert figures["summary"]["poison_success"]["cases"] == len(figures["cases"])
             assert {"poison_success", "clean_success"} <= set(figures["summary"])
@@ -34,7 +38,7 @@ def test_every_result_says_how_to_run_it_again() -> None:
 
 
 def test_a_finished_run_is_kept_with_its_experiment(finished: Any, tmp_path: Path) -> None:
-    file = add(open_store(str(finished.store)), finished.result["run"], "tiny", tmp_path)
+    file = add(open_store(str(finished.store)), [finished.result["run"]], "tiny", tmp_path)
     result = json.loads(file.read_text())
     kept = result["variants"][""]
     assert (kept["cases"], kept["summary"]) == (finished.result["cases"], finished.result["summary"])
@@ -50,15 +54,15 @@ def test_an_unfinished_run_is_not_kept(finished: Any, tmp_path: Path) -> None:
     (summary,) = store.manifests("summarize")
     store.remove("summarize", summary.key)
     with pytest.raises(InputError, match="is not finished: summarize is not in"):
-        add(store, finished.result["run"], "tiny", tmp_path)
-    with pytest.raises(InputError, match="no run 'tinny'"):
-        add(store, "tinny", "tiny", tmp_path)
+        add(store, [finished.result["run"]], "tiny", tmp_path)
+    with pytest.raises(InputError, match="no run and no sweep 'tinny'"):
+        add(store, ["tinny"], "tiny", tmp_path)
 
 
 @pytest.fixture
 def kept(finished: Any, tmp_path: Path) -> Path:
     """The tiny run's result, in a folder of its own."""
-    return add(open_store(str(finished.store)), finished.result["run"], "tiny", tmp_path)
+    return add(open_store(str(finished.store)), [finished.result["run"]], "tiny", tmp_path)
 
 
 def change(file: Path, path: str, value: Any) -> None:
@@ -126,9 +130,9 @@ def test_the_papers_figure_stands_beside_ours(kept: Path) -> None:
 def test_a_result_needs_a_folder_and_a_name(finished: Any, tmp_path: Path) -> None:
     store = open_store(str(finished.store))
     with pytest.raises(InputError, match="there is no such folder"):
-        add(store, finished.result["run"], "tiny", tmp_path / "nowhere")
+        add(store, [finished.result["run"]], "tiny", tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"(?s)result \.\./tiny of run.*name"):
-        add(store, finished.result["run"], "../tiny", tmp_path)
+        add(store, [finished.result["run"]], "../tiny", tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.sweep.base import Sweep
 from pipeline.sweep.space import corners, grid
-from pipeline.sweep.spec import METRICS, Spec, load_spec
+from pipeline.sweep.spec import METRICS, Spec, load_spec, named_sweeps
 from pipeline.sweep.suggest import Suggester
 from stages.config import InputError
 
@@ -149,6 +149,11 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "asha compares trials case by case, and space has cases.count",
     ),
 }
+
+
+@pytest.mark.parametrize("name", named_sweeps())
+def test_the_sweeps_that_ship_can_run(name: str) -> None:
+    assert Sweep.load(name).spec.name == name
 
 
 @pytest.mark.parametrize("name", CONTRADICTIONS)

@@ -108,14 +108,14 @@ def test_a_trial_that_fails_does_not_end_the_sweep(brewline: Any, written: Any, 
     assert "FloatingPointError: the training loss is nan" in done.stdout
 
 
-@pytest.mark.parametrize("on", ["cases", "brew-loss"])
-def test_halving_stops_the_worst_trials_early(brewline: Any, written: Any, tmp_path: Path, on: str) -> None:
+@pytest.mark.parametrize("by", ["cases", "brew-loss"])
+def test_halving_stops_the_worst_trials_early(brewline: Any, written: Any, tmp_path: Path, by: str) -> None:
     space = {"attack.eps": {"choice": [128, 64, 1, 2, 3, 4]}}
     file = written(
         space=space,
         settings={"cases.count": 4},
         metrics=["brew_loss"],
-        scheduler={"on": on, "reduction": 2},
+        scheduler={"by": by, "reduction": 2},
         concurrency=1,
     )
     store = tmp_path / "store"
@@ -130,7 +130,7 @@ def test_halving_stops_the_worst_trials_early(brewline: Any, written: Any, tmp_p
     victims = list(open_store(store).manifests("retrain"))
     whole = sum(trial.state == "done" for trial in trials)
     assert cases_of(sweep.plan({})) == 4
-    if on == "brew-loss":
+    if by == "brew-loss":
         assert len(victims) == 1 + 4 * whole, "victims of trials that came to the last rung, and a clean one"
     else:
         assert 1 + 4 * whole < len(victims) < 1 + 4 * len(trials)
