@@ -61,17 +61,17 @@ def report(
 def _sweep(store: Store, names: list[str], out: Path | None, tensorboard: Path | None) -> bool:
     """Whether a sweep is named, and its page made. Raises InputError where something else is named too, or nothing that
     the store has."""
-    from pipeline.report.sweep import read_sweep
+    from pipeline.report.sweep import collect_sweep, is_sweep
 
     there = store.runs()
     for name in names:
         if name not in there:
             hint = nearest(name, there) if there else "it has none"
             raise InputError(f"no run and no sweep {name!r} in {store.url}; {hint}")
-    sweeps = {name: found for name in names if (found := read_sweep(store, name)) is not None}
+    sweeps = [name for name in names if is_sweep(store, name)]
     if not sweeps:
         return False
-    name, sweep = next(iter(sweeps.items()))
+    name = sweeps[0]
     if len(names) > 1:
         raise InputError(f"{name} is a sweep, and has a page of its own; name it alone, or its trials' runs")
     if tensorboard is not None or out is None:
@@ -79,7 +79,7 @@ def _sweep(store: Store, names: list[str], out: Path | None, tensorboard: Path |
 
     from pipeline.report.sweep_page import sweep_report
 
-    page = sweep_report(sweep, name, store.url)
+    page = sweep_report(collect_sweep(store, name))
     print(_whole(out, lambda folder: _files(page, folder)))
     return True
 

@@ -83,7 +83,7 @@ def states(store: Store, run: str) -> list[StepState]:
             state = "done"
         elif event.get("event") == "failed":
             state, note = "failed", event["why"]
-        elif event.get("event") in ("running", "progress") and event["driver"] in alive:
+        elif event.get("event") in ("running", "progress") and event.get("driver") in alive:
             far = f"{event['done']} of {event['total']}, " if "done" in event else ""
             state, note = "running", f"{far}on {event['host']}"
         elif not stuck.isdisjoint(step["inputs"].values()):
@@ -96,7 +96,7 @@ def states(store: Store, run: str) -> list[StepState]:
     return found
 
 
-def _last_events(store: Store, run: str) -> tuple[dict[str, dict[str, Any]], set[str]]:
+def _last_events(store: Store, run: str) -> tuple[dict[str, dict[str, Any]], set[str | None]]:
     """What the event log says last of each step, by key, and which of the processes that wrote it are at work.
 
     `running` and its `progress` are one; when a run begins, what failed before is tried again.
@@ -107,13 +107,14 @@ def _last_events(store: Store, run: str) -> tuple[dict[str, dict[str, Any]], set
             events.append(json.loads(line))
     events.sort(key=lambda event: str(event["time"]))  # several processes write parts of their own
     last: dict[str, dict[str, Any]] = {}
-    heard: dict[str, datetime] = {}
+    heard: dict[str | None, datetime] = {}
     for event in events:
-        heard[event["driver"]] = datetime.fromisoformat(event["time"])
+        driver = event.get("driver")  # older brewlines did not name the process
+        heard[driver] = datetime.fromisoformat(event["time"])
         if event["event"] == "began":
             last = {key: old for key, old in last.items() if old["event"] != "failed"}
         elif event["event"] in ("ended", "interrupted"):
-            del heard[event["driver"]]
+            del heard[driver]
         elif "key" in event:
             last[event["key"]] = {**last.get(event["key"], {}), **event}
             if event["event"] in ("running", "repeated"):

@@ -12,6 +12,7 @@ from pipeline import runs
 from pipeline.progress import EVENTS
 from pipeline.provenance import provenance
 from pipeline.store import Manifest, Store
+from stages.config import InputError
 from stages.gallery import GALLERY, Gallery
 from stages.gallery import read as read_gallery
 from stages.summarize import RATES, mean_and_error
@@ -177,6 +178,10 @@ def collect(store: Store, run: str) -> RunFound:
     manifests = {manifest.key: manifest for manifest, _ in store.look((step["stage"], step["key"]) for step in steps)}
     source = _Source(store, {step["key"]: step for step in steps}, manifests)
     summaries = [step for step in steps if "variant" in step]
+    if not summaries:
+        raise InputError(
+            f"run {run} is an older brewline's, whose plan does not say what it sums up; run it again, and report that"
+        )
     for summary in summaries:
         source.read(_wanted(source, summary))
     variants = tuple(

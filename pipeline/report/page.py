@@ -85,7 +85,7 @@ def report(runs: Sequence[RunFound]) -> Report:
             {
                 "id": f"g{number}",
                 "label": group.label,
-                "asked": _asked(group.variant.experiment),
+                "asked": asked(group.variant.experiment),
                 "cards": _cards(group),
                 "paper": group.variant.experiment.get("paper", ""),
                 "rates": rates,
@@ -145,7 +145,7 @@ def _comparison(groups: Sequence[_Group], draw: Any) -> dict[str, Any]:
     }
 
 
-def _asked(experiment: Mapping[str, Any]) -> list[tuple[str, str]]:
+def asked(experiment: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The experiment's main fields, for people."""
     attack, network, victims = experiment["attack"], experiment["network"], experiment["victims"]
     cases, surrogates, training = experiment["cases"], experiment["surrogates"], experiment["training"]
@@ -236,14 +236,10 @@ def _notices(run: RunFound) -> list[dict[str, Any]]:
 def _run(run: RunFound) -> dict[str, Any]:
     """Steps and provenance of a run."""
     cached, done = sum(step.cached for step in run.steps), run.count("done")
-    facts = dict(run.provenance or {})
+    facts = run.provenance or {}
     told = f"{len(run.steps)} steps, {done} done: {done - cached} by this run, {cached} were in the store already"
     summaries = {step.label: step.key for step in run.steps if step.stage == "summarize"}
-    seconds = facts.pop("step_seconds", 0)
-    facts.pop("steps", None)
-    rows = [("run", run.run), ("store", run.url), ("began", str(facts.pop("started", "nothing is done yet")))]
-    rows.append(("time of all steps", f"{seconds / 60:.1f} minutes"))
-    rows += [(name, " / ".join(value) if isinstance(value, list) else str(value)) for name, value in facts.items()]
+    rows = [("run", run.run), ("store", run.url), *provenance_rows(facts)]
     rows += [(f"key, {label}", key[:SHOWN]) for label, key in summaries.items()]
     return {
         "name": run.run,
@@ -251,8 +247,17 @@ def _run(run: RunFound) -> dict[str, Any]:
         "count": len(run.steps),
         "stages": tables.of_stages(run),
         "steps": tables.of_steps(run),
-        "doubts": [f"This result is {doubt}." for doubt in doubts(run.provenance)] if run.provenance else [],
+        "doubts": [f"This result is {doubt}." for doubt in doubts(facts)] if facts else [],
         "facts": rows,
         "file": f"{run.run}.yaml",
         "experiment": again.experiment_file({variant.name: variant.experiment for variant in run.variants}),
     }
+
+
+def provenance_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What `provenance` found, for people; of nothing yet, that it is nothing."""
+    rest = dict(facts)
+    rest.pop("steps", None)
+    began, seconds = str(rest.pop("started", "nothing is done yet")), rest.pop("step_seconds", 0)
+    rows = [("began", began.replace("T", " ")), ("time of all steps", f"{seconds / 60:.1f} minutes")]
+    return rows + [(name, " / ".join(value) if isinstance(value, list) else str(value)) for name, value in rest.items()]

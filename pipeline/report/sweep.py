@@ -1,111 +1,81 @@
-"""What is known of a sweep: the trials that a store has of it, and which of them count."""
+"""What is known of a sweep, from the store alone: its file, its trials so far, and which of them count."""
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import yaml
+from pydantic import ValidationError
 
+from pipeline import runs
+from pipeline.provenance import provenance
 from pipeline.store import Store, StoreError
+from pipeline.sweep.spec import Spec
+from pipeline.sweep.tables import front
+from pipeline.sweep.trials import LOG, SPEC, Trial, Trials
 
-SWEEP = "sweep.json"
-STATES = ("done", "running", "stopped", "failed")
-
-
-class _Part(BaseModel):
-    """A part of the file. What a newer brewline adds to it is passed over."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+FIGURES = "sweep.json"
+MOST_LINES, MOST_PANELS = 7, 4
+"""Most lines in one panel, as more cannot be told apart; most panels in one chart."""
 
 
-class Metric(_Part):
-    """What the sweep looks for."""
+@dataclass(frozen=True)
+class SweepFound:
+    """What is known of a sweep, finished or not.
+
+    base: its base experiment, with every default.  best: the best trials so far.  experiments: those of the best, by
+    the names of their runs.  importance, saved: as at the sweep's last end; null before it.
+    """
 
     name: str
-    mode: Literal["max", "min"]
-
-
-class Trial(_Part):
-    """One setting that was tried. settings: what it set, by field.  metrics: figures, each with `<name>_se` where it
-    has a standard error.  steps_shared: how many of its steps another run had done."""
-
-    number: Annotated[int, Field(ge=0)]
-    run: str | None = None
-    settings: dict[str, Any]
-    state: Literal["done", "stopped", "failed", "running"]
-    metrics: dict[str, float | None] = Field(default_factory=dict)
-    seconds: float | None = None
-    why: str = ""
-    steps: int = 0
-    steps_shared: int = 0
-
-    def known(self, *names: str) -> bool:
-        """Whether it has these figures."""
-        return all(self.metrics.get(name) is not None for name in names)
-
-    def metric(self, name: str) -> float:
-        """A figure that is `known`."""
-        value = self.metrics[name]
-        if value is None:
-            raise KeyError(name)
-        return value
-
-
-class Sweep(_Part):
-    """A sweep as the store has it."""
-
-    format: Literal[1]
-    name: str
-    spec: dict[str, Any]
-    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
-    trials: tuple[Trial, ...]
-    best: tuple[int, ...] = ()
-    importance: dict[str, float] | None = None
-    steps_saved: int = 0
-
-    @property
-    def fields(self) -> list[str]:
-        """What trials set, in the order in which it first occurs."""
-        return list(dict.fromkeys(name for trial in self.trials for name in trial.settings))
-
-    @property
-    def figures(self) -> list[str]:
-        """The figures that trials have: first those that are looked for."""
-        asked = [metric.name for metric in self.metrics]
-        found = (name for trial in self.trials for name in trial.metrics if not name.endswith("_se"))
-        return list(dict.fromkeys([*asked, *found]))
+    url: str
+    spec: Spec
+    base: Mapping[str, Any]
+    trials: Sequence[Trial]
+    best: Sequence[Trial]
+    experiments: Mapping[str, Mapping[str, Any]]
+    importance: Mapping[str, float] | None
+    saved: int | None
+    provenance: Mapping[str, Any] | None
 
     def count(self, state: str) -> int:
         """How many trials are in a state."""
         return sum(trial.state == state for trial in self.trials)
 
+    def measured(self, *names: str, state: str = "done") -> list[Trial]:
+        """The trials of a state, else those that ended with all of their cases, that have these figures."""
+        found = (trial for trial in self.trials if trial.state == state)
+        return [trial for trial in found if all(trial.figures.get(name) is not None for name in names)]
+
     def values(self, field: str) -> list[Any]:
-        """The different values that trials which have the first metric gave a field, numbers in ascending order."""
-        found = [trial.settings[field] for trial in self.measured() if field in trial.settings]
+        """The different values of a field in trials that have the first metric, numbers in ascending order."""
+        trials = self.measured(self.spec.metrics[0].name)
+        found = [trial.settings[field] for trial in trials if field in trial.settings]
         distinct = [value for number, value in enumerate(found) if value not in found[:number]]
         return sorted(distinct) if all(map(is_number, distinct)) else distinct
 
-    def measured(self, *names: str) -> list[Trial]:
-        """The trials that have these figures, or else the first that is looked for."""
-        wanted = names or (self.metrics[0].name,)
-        return [trial for trial in self.trials if trial.known(*wanted)]
+    def axes(self) -> list[str]:
+        """The fields that a chart can have across: those with two numbers at least."""
+        found = {field: self.values(field) for field in self.spec.space}
+        return [field for field, values in found.items() if len(values) > 1 and all(map(is_number, values))]
 
-    def front(self) -> list[Trial]:
-        """The trials that no other beats in one of the first two metrics without being beaten in the other (the Pareto
-        front), ascending in the first."""
-        first, second = self.metrics[:2]
-        found = self.measured(first.name, second.name)
+    def split(self, across: str) -> tuple[str | None, str | None]:
+        """What a chart with `across` on its axis has a line for each value of, and what a panel: fields of few values,
+        numbers as lines first; none where there is no such field."""
+        others = {field: self.values(field) for field in self.spec.space if field != across}
+        few = [field for field, values in others.items() if 2 <= len(values) <= MOST_LINES]
+        few.sort(key=lambda field: (not all(map(is_number, others[field])), len(others[field])))
+        panels = [field for field in few[1:] if len(others[field]) <= MOST_PANELS]
+        return few[0] if few else None, panels[0] if panels else None
 
-        def worth(trial: Trial) -> tuple[float, float]:
-            one, two = (trial.metric(of.name) * (1 if of.mode == "max" else -1) for of in (first, second))
-            return one, two
 
-        def beaten(trial: Trial) -> bool:
-            mine = worth(trial)
-            return any(
-                (theirs := worth(other)) != mine and theirs[0] >= mine[0] and theirs[1] >= mine[1] for other in found
-            )
-
-        return sorted((trial for trial in found if not beaten(trial)), key=lambda trial: trial.metric(first.name))
+def value_of(trial: Trial, name: str) -> float:
+    """A figure that a trial has. Raises KeyError for another."""
+    value = trial.figures[name]
+    if value is None:
+        raise KeyError(name)
+    return value
 
 
 def is_number(value: Any) -> bool:
@@ -113,44 +83,47 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def read_sweep(store: Store, run: str) -> Sweep | None:
-    """The sweep of this name; None where the store has no such sweep. Raises StoreError where its file is damaged."""
-    data = store.read_run(run, SWEEP) if run in store.runs() else None
-    if data is None:
-        return None
-    try:
-        return Sweep.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise StoreError(
-            f"{store.place(f'runs/{run}/{SWEEP}')}: {where}: {first['msg']} ({error.error_count()} problems); it was "
-            "written by another version of brewline, or is damaged. Run the sweep again: what is done is not repeated"
-        ) from error
-
-
-def lines(sweep: Sweep, across: str) -> tuple[str | None, Sequence[Any]]:
-    """The other field that splits the trials into the fewest lines over `across`, and its values, at most `MOST_LINES`;
-    none where there is no such field."""
-    others = {field: sweep.values(field) for field in sweep.fields if field != across}
-    fit = {field: values for field, values in others.items() if 2 <= len(values) <= MOST_LINES}
-    if not fit:
-        return None, ()
-    chosen = min(fit, key=lambda field: len(fit[field]))
-    return chosen, fit[chosen]
-
-
-MOST_LINES = 7
-"""Most lines in one chart: more cannot be told apart."""
-
-
-def axes(sweep: Sweep) -> list[str]:
-    """The fields that a chart can have across: those with two numbers at least."""
-    return [field for field in sweep.fields if len(found := sweep.values(field)) > 1 and all(map(is_number, found))]
-
-
 def setting(value: Any) -> str:
     """A setting's value, for people."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {setting(item)}" for name, item in value.items())
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, list | tuple):
+        return " ".join(map(setting, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def is_sweep(store: Store, name: str) -> bool:
+    """Whether a name among the runs is a sweep's."""
+    return store.age_run(name, SPEC) is not None
+
+
+def collect_sweep(store: Store, name: str) -> SweepFound:
+    """Everything that a report says of a sweep. Raises StoreError where its files are another version's, or damaged."""
+    try:
+        written = yaml.safe_load(store.read_run(name, SPEC) or b"")
+        spec, base = Spec.model_validate(written["sweep"]), written["base"]
+        trials = Trials(store, name).all
+        ended = json.loads(store.read_run(name, FIGURES) or b"{}")
+    except (ValidationError, yaml.YAMLError, ValueError, KeyError, TypeError, IndexError) as error:
+        told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
+        raise StoreError(
+            f"{store.place(f'runs/{name}')}: {SPEC}, {LOG} or {FIGURES} cannot be read: {told}; written by another "
+            "version of brewline, or damaged. Run the sweep again: steps that are done are not repeated"
+        ) from error
+    best = [trials[number] for number in front(spec, trials)]
+    there = set(store.runs())
+    ran = [trial.run for trial in trials if trial.run in there]
+    steps = {(step["stage"], step["key"]) for run in ran if run for step in runs.planned(store, run)}
+    manifests = [manifest for manifest, _ in store.look(sorted(steps))]
+    return SweepFound(
+        name=name,
+        url=store.url,
+        spec=spec,
+        base=base,
+        trials=trials,
+        best=best,
+        experiments={run: runs.experiment_of(store, run, "") for trial in best if (run := trial.run) in there and run},
+        importance=ended.get("importance"),
+        saved=ended.get("steps_saved"),
+        provenance=provenance(manifests) if manifests else None,
+    )

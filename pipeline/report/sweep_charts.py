@@ -1,17 +1,22 @@
 """The charts of a sweep: a metric against each number that was swept, the Pareto front of two, and what mattered."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from pipeline.report.drawing import Chart
-from pipeline.report.sweep import Metric, Sweep, Trial, axes, lines, setting
-from stages.figures import CLEAN, FAINT, INK, MUTED, POISONED, STYLE, headlined, legend, shorten
+from pipeline.report.sweep import SweepFound, setting, value_of
+from pipeline.sweep.spec import Metric
+from pipeline.sweep.trials import Trial
+from stages.figures import CLEAN, FAINT, INK, MUTED, POISONED, STYLE, headlined, legend, multiples, shorten
+from stages.summarize import RATES
 
 WIDTH = 5.8
 """Inches, at most."""
@@ -25,32 +30,38 @@ LINES = (
     (INK, "--", "X"),
 )
 """Colour, dashes and marker of each line: any two differ in two of the three."""
+MOST_JOINED = 12
+"""Points of more places than these are drawn without a line: they were drawn at random."""
+
+
+AXES = {
+    "attack.eps": "attack.eps (of 255 grey levels)",
+    "attack.budget": "attack.budget (part of the train images)",
+    "brew_loss": "brew loss B",
+    "gpu_seconds": "GPU time (s)",
+    "step_seconds": "time of all steps (s)",
+}
+"""What stands at an axis, where the name alone does not say the unit."""
 
 
 def is_rate(name: str) -> bool:
     """Whether a figure is a part of something, shown in percent."""
-    return "success" in name or "accuracy" in name
+    return name in RATES or name == "validation_accuracy"
 
 
 def label(name: str) -> str:
-    """A figure's name for people."""
-    return name.replace("_", " ")
+    """A field's or a figure's name for people."""
+    return name if "." in name else AXES.get(name, name.replace("_", " "))
 
 
-def of_sweep(sweep: Sweep) -> list[Chart]:
+def of_sweep(sweep: SweepFound) -> list[Chart]:
     """What there is to draw of a sweep."""
-    charts = [_response(sweep, field) for field in axes(sweep)]
-    if len(sweep.metrics) > 1 and sweep.front():
+    charts = [_response(sweep, field) for field in sweep.axes()]
+    if len(sweep.spec.metrics) > 1 and sweep.best:
         charts.append(_pareto(sweep))
     if sweep.importance:
-        charts.append(_importance(sweep.importance))
+        charts.append(_importance(sweep.importance, label(sweep.spec.metrics[0].name)))
     return charts
-
-
-def _figure(width: float, headline: str, tall: float = 3.3) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(min(width, WIDTH), tall + (0.5 if width < WIDTH else 0)), dpi=150)
-    headlined(figure, headline)
-    return figure, figure.add_subplot()
 
 
 def _rated(panel: Axes, name: str, up: bool) -> None:
@@ -61,94 +72,122 @@ def _rated(panel: Axes, name: str, up: bool) -> None:
 
 
 @style.context(STYLE)
-def _response_figure(sweep: Sweep, field: str, width: float) -> Figure:
-    name = sweep.metrics[0].name
-    figure, panel = _figure(width, f"{label(name).capitalize()} against {field}")
-    split, values = lines(sweep, field)
-    trials = [trial for trial in sweep.measured() if field in trial.settings]
-    if split is None:
-        _points(panel, trials, field, name)
-    drawn = []
-    for value, look in zip(values, LINES, strict=False):
-        of_value = [trial for trial in trials if (split, value) in trial.settings.items()]
-        drawn += _line(panel, of_value, field, name, look, f"{split} {setting(value)}")
-    panel.set_xlabel(field)
-    panel.set_ylabel(label(name))
+def _response_figure(sweep: SweepFound, field: str, width: float) -> Figure:
+    name, (split, apart) = sweep.spec.metrics[0].name, sweep.split(field)
+    shown = sweep.values(apart) if apart else [None]
+    headline = f"{label(name).capitalize()} against {field}"
+    across = AXES.get(field, field)
+    figure, panels = multiples(len(shown), headline, across, label(name), min(width, WIDTH))
+    for panel, value in zip(panels, shown, strict=True):
+        if apart:
+            panel.set_title(shorten(f"{apart} {setting(value)}", 24), loc="left")
+        _panel(panel, sweep, field, split, {apart: value} if apart else {})
     found = sweep.values(field)
     if found[0] > 0 and found[-1] >= 20 * found[0]:
-        panel.set_xscale("log")
+        panels[0].set_xscale("log")
     elif len(found) <= 8:
-        panel.set_xticks(found, [setting(value) for value in found])
-    _rated(panel, name, up=True)
-    if drawn:
-        legend(figure, drawn)
+        panels[0].set_xticks(found, [setting(value) for value in found])
+    panels[0].margins(x=0.08)
+    _rated(panels[0], name, up=True)
+    marks = [line for line in panels[0].get_lines() if not str(line.get_label()).startswith("_")]
+    if len(marks) > 1:
+        legend(figure, marks)
     return figure
 
 
-def _points(panel: Axes, trials: Sequence[Trial], field: str, name: str) -> None:
-    """A point a trial, with its standard error."""
-    for trial in trials:
-        at = trial.settings[field], trial.metric(name)
-        panel.errorbar(*at, yerr=trial.metrics.get(f"{name}_se"), fmt="o", color=POISONED, capsize=3, clip_on=False)
+def _panel(panel: Axes, sweep: SweepFound, field: str, split: str | None, fixed: Mapping[str, Any]) -> None:
+    """The trials of these settings: a line for each value of `split`, and what clean victims come to."""
+    name = sweep.spec.metrics[0].name
+
+    def of(state: str) -> list[Trial]:
+        return [
+            trial
+            for trial in sweep.measured(name, state=state)
+            if field in trial.settings and all(trial.settings.get(one) == value for one, value in fixed.items())
+        ]
+
+    done = of("done")
+    clean = [value for trial in done if (value := trial.figures.get("clean_success")) is not None]
+    if name == "poison_success" and clean:
+        panel.axhline(fmean(clean), color=INK, linewidth=1.0, linestyle=(0, (1, 3)), label="clean victims, mean")
+    values = sweep.values(split) if split else [None]
+    for number, (value, look) in enumerate(zip(values, LINES, strict=False)):
+        trials = [trial for trial in done if split is None or trial.settings.get(split) == value]
+        told = f"{split} {setting(value)}" if split else "a trial"
+        # Bars at one place are set beside each other.
+        beside = ScaledTranslation(3.5 * (number - (len(values) - 1) / 2) / 72, 0, panel.figure.dpi_scale_trans)
+        _line(panel, trials, field, name, look, told, panel.transData + beside)
+    if early := of("stopped"):
+        at = [trial.settings[field] for trial in early], [value_of(trial, name) for trial in early]
+        panel.plot(*at, "x", color=MUTED, markersize=4, clip_on=False, label="stopped early, of some cases")
 
 
 def _line(
-    panel: Axes, trials: Sequence[Trial], field: str, name: str, look: tuple[str, str, str], told: str
-) -> list[Any]:
-    """A line through the means of the trials at each number; a bar where there is one trial, and the trials themselves
-    where there are several."""
+    panel: Axes,
+    trials: Sequence[Trial],
+    field: str,
+    name: str,
+    look: tuple[str, str, str],
+    told: str,
+    where: Transform,
+) -> None:
+    """A line through the means of the trials at each number, unless these are many; a bar where there is one trial, and
+    the trials themselves where there are several."""
     colour, dashes, marker = look
+    kept: dict[str, Any] = {"color": colour, "clip_on": False, "transform": where}
     points = []
     for number in sorted({trial.settings[field] for trial in trials}):
         here = [trial for trial in trials if trial.settings[field] == number]
-        heights = [trial.metric(name) for trial in here]
-        points.append((number, sum(heights) / len(heights)))
-        if len(here) == 1 and here[0].metrics.get(f"{name}_se") is not None:
-            error = here[0].metrics[f"{name}_se"]
-            panel.errorbar(number, heights[0], yerr=error, color=colour, capsize=3, linewidth=1.2, clip_on=False)
+        heights = [value_of(trial, name) for trial in here]
+        points.append((number, fmean(heights)))
+        error = here[0].figures.get(f"{name}_se")
+        if len(here) == 1 and error is not None:
+            panel.errorbar(number, heights[0], yerr=error, capsize=3, linewidth=1.2, **kept)
         elif len(here) > 1:
-            panel.plot([number] * len(here), heights, marker, color=colour, alpha=0.35, markersize=4, clip_on=False)
-    if not points:
-        return []
-    across, up = zip(*points, strict=True)
-    return panel.plot(across, up, dashes, marker=marker, color=colour, markersize=5, clip_on=False, label=told)
+            panel.plot([number] * len(here), heights, marker, alpha=0.35, markersize=4, **kept)
+    if len(points) > MOST_JOINED:
+        dashes = ""
+    panel.plot(
+        *zip(*points, strict=True) if points else ([], []), dashes, marker=marker, markersize=5, label=told, **kept
+    )
 
 
-def _response(sweep: Sweep, field: str) -> Chart:
-    name, (split, values) = sweep.metrics[0].name, lines(sweep, field)
-    by = f", a line for each of {len(values)} values of {split}" if split else ""
-    note = "Bars are standard errors over cases."
-    if len(sweep.fields) > 2:
-        note += " Where trials differ in other fields too, they are faint, and the line goes through their mean."
+def _response(sweep: SweepFound, field: str) -> Chart:
+    name, (split, apart) = sweep.spec.metrics[0].name, sweep.split(field)
+    by = f", a line for each {split}" if split else ""
+    by += f", a panel for each {apart}" if apart else ""
+    trials = sweep.measured(name)
+    note = "A trial's bar is its standard error over cases."
+    told = [one for one in (field, split, apart) if one]
+    if len({str([trial.settings.get(one) for one in told]) for trial in trials}) < len(trials):
+        note += " Trials that differ in other fields are faint, and the line goes through their mean."
     return Chart(
         f"against-{field.replace('.', '-')}",
-        f"{label(name).capitalize()} against {field}{by}, of {len(sweep.measured())} trials.",
+        f"{label(name).capitalize()} against {field}{by}, of {len(trials)} trials.",
         note,
         partial(_response_figure, sweep, field),
     )
 
 
 @style.context(STYLE)
-def _pareto_figure(sweep: Sweep, width: float) -> Figure:
-    first, second = sweep.metrics[:2]
-    figure, panel = _figure(width, "What one metric costs in the other", 3.8)
-    front = sweep.front()
-    others = [trial for trial in sweep.measured(first.name, second.name) if trial not in front]
+def _pareto_figure(sweep: SweepFound, width: float) -> Figure:
+    first, second = sweep.spec.metrics[:2]
+    figure, (panel,) = multiples(
+        1, "What one metric costs in the other", _told(first), _told(second), min(width, WIDTH)
+    )
+    others = [trial for trial in sweep.measured(first.name, second.name) if trial not in sweep.best]
 
     def at(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
-        return [trial.metric(first.name) for trial in trials], [trial.metric(second.name) for trial in trials]
+        return [value_of(trial, first.name) for trial in trials], [value_of(trial, second.name) for trial in trials]
 
-    drawn = panel.plot(*at(others), "o", color=MUTED, alpha=0.6, markersize=5, clip_on=False, label="trials")
-    drawn += panel.plot(*at(front), "D-", color=POISONED, markersize=6, clip_on=False, label="the front, by number")
-    for trial in front:
-        place = trial.metric(first.name), trial.metric(second.name)
-        panel.annotate(str(trial.number), place, (4, 5), textcoords="offset points", fontsize=8, color=INK)
-    panel.set_xlabel(_told(first))
-    panel.set_ylabel(_told(second))
+    panel.plot(*at(others), "o", color=MUTED, alpha=0.6, markersize=5, clip_on=False, label="other trials")
+    panel.plot(*at(sweep.best), "D", color=POISONED, markersize=6, clip_on=False, label="the front, by number")
+    for number, across, up in zip([trial.number for trial in sweep.best], *at(sweep.best), strict=True):
+        panel.annotate(str(number), (across, up), (4, 5), textcoords="offset points", fontsize=8, color=INK)
     panel.margins(0.08)
     _rated(panel, first.name, up=False)
     _rated(panel, second.name, up=True)
-    legend(figure, drawn)
+    legend(figure, panel.get_lines())
     return figure
 
 
@@ -156,21 +195,23 @@ def _told(metric: Metric) -> str:
     return f"{label(metric.name)} ({'more' if metric.mode == 'max' else 'less'} is better)"
 
 
-def _pareto(sweep: Sweep) -> Chart:
-    first, second = sweep.metrics[:2]
-    numbers = ", ".join(str(trial.number) for trial in sweep.front())
+def _pareto(sweep: SweepFound) -> Chart:
+    first, second = sweep.spec.metrics[:2]
+    numbers = ", ".join(str(trial.number) for trial in sweep.best)
     return Chart(
         "pareto",
         f"{label(first.name).capitalize()} against {label(second.name)}: the Pareto front has trials {numbers}.",
-        "No trial is better than one of the front in both.",
+        f"No trial is better than one of the front in {'both' if len(sweep.spec.metrics) == 2 else 'all metrics'}.",
         partial(_pareto_figure, sweep),
     )
 
 
 @style.context(STYLE)
-def _importance_figure(importance: dict[str, float], width: float) -> Figure:
+def _importance_figure(importance: Mapping[str, float], what: str, width: float) -> Figure:
     ranked = sorted(importance.items(), key=lambda pair: pair[1])
-    figure, panel = _figure(width, "What mattered", 1.1 + 0.32 * len(ranked))
+    figure = Figure(figsize=(min(width, WIDTH), 1.1 + 0.32 * len(ranked)), dpi=150)
+    headlined(figure, f"What mattered for {what}")
+    panel = figure.add_subplot()
     narrow = width < WIDTH
     panel.barh(range(len(ranked)), [value for _, value in ranked], color=POISONED, height=0.62)
     panel.set_yticks(range(len(ranked)), [shorten(name, 20 if narrow else 40) for name, _ in ranked])
@@ -178,15 +219,15 @@ def _importance_figure(importance: dict[str, float], width: float) -> Figure:
     panel.grid(axis="y", visible=False)
     panel.spines["left"].set_color(FAINT)
     panel.set_xlim(0, max(1e-9, *(value for _, value in ranked)) * 1.05)
-    panel.set_xlabel("importance")
+    panel.set_xlabel("part of the variance")
     return figure
 
 
-def _importance(importance: dict[str, float]) -> Chart:
+def _importance(importance: Mapping[str, float], what: str) -> Chart:
     ranked = sorted(importance.items(), key=lambda pair: -pair[1])
     return Chart(
         "importance",
-        "Importance: " + ", ".join(f"{name} {value:.2f}" for name, value in ranked) + ".",
-        "How much of the differences between trials each field explains.",
-        partial(_importance_figure, importance),
+        f"Importance for {what}: " + ", ".join(f"{name} {value:.2f}" for name, value in ranked) + ".",
+        "How much of the variance between trials each field explains (fANOVA, Hutter et al. 2014).",
+        partial(_importance_figure, importance, what),
     )

@@ -1,114 +1,160 @@
-"""The page of a sweep: its best trials, what the settings do, and all trials."""
+"""The page of a sweep: what was asked, its best trials, what the settings do, and all trials."""
 
 import shlex
 from typing import Any
 
 import yaml
 
+from pipeline.provenance import doubts
+from pipeline.report import again
 from pipeline.report.drawing import drawn
-from pipeline.report.page import FIGURES, PAGE, Report, many, render
-from pipeline.report.sweep import STATES, Sweep, Trial, is_number, setting
-from pipeline.report.sweep_charts import is_rate, label, of_sweep
+from pipeline.report.page import FIGURES, PAGE, Report, asked, many, provenance_rows, render
+from pipeline.report.sweep import SweepFound, is_number, setting
+from pipeline.report.sweep_charts import label, of_sweep
 from pipeline.report.tables import Cell, Column, Table, number
+from pipeline.sweep.spec import Parameter
+from pipeline.sweep.tables import STATES, figure
+from pipeline.sweep.trials import Trial
 
 _SECTIONS = {"results": "Results", "curves": "Charts", "trials": "All trials", "provenance": "Provenance"}
 
 
-def sweep_report(sweep: Sweep, run: str, store: str) -> Report:
-    """The page of a sweep, its charts as files, and its own file. run: its name in the store."""
+def sweep_report(sweep: SweepFound) -> Report:
+    """The page of a sweep, its charts as files, the sweep's own file and its base, and the best experiments' files."""
     files: dict[str, bytes] = {}
     charts = []
     for chart in of_sweep(sweep):
         made = drawn(chart)
         files |= {f"{FIGURES}/{name}": data for name, data in made.files.items()}
         charts.append({**vars(made), "folder": FIGURES})
-    file, spec = f"{run}.yaml", yaml.safe_dump(sweep.spec, sort_keys=False, allow_unicode=True)
-    files[file] = spec.encode()
-    by_number = {trial.number: trial for trial in sweep.trials}
-    best = [by_number[of] for of in sweep.best if of in by_number]
-    runs = [trial.run for trial in [*best, *sweep.trials] if trial.run]
+    files |= {f"{run}.yaml": _yaml(experiment) for run, experiment in sweep.experiments.items()}
+    file, base = f"{sweep.name}.yaml", f"{sweep.name}-base.yaml"
+    # What ships under the base's name may change, and a file of the user's is not here.
+    spec = _yaml({**sweep.spec.model_dump(mode="json"), "experiment": base, "settings": {}})
+    files |= {file: spec, base: _yaml(sweep.base)}
+    facts = dict(sweep.provenance or {})
     files[PAGE] = render(
         "sweep.html.j2",
         kind="Sweep",
-        title=run,
-        description=str(sweep.spec.get("description", "")),
+        title=sweep.name,
+        description=sweep.spec.description,
         sections=list(_SECTIONS.items()),
         notices=_notices(sweep),
-        cards=_cards(sweep, best),
-        best=[_best(sweep, trial) for trial in best],
+        asked=_asked(sweep),
+        base=asked(sweep.base),
+        base_name=sweep.spec.experiment,
+        paper=sweep.spec.paper,
+        cards=_cards(sweep),
+        best=[_best(sweep, trial) for trial in sweep.best],
         charts=charts,
-        table=_table(sweep, {trial.number for trial in best}),
-        command=shlex.join(["brewline", "sweep", file, "--store", store]),
-        report=shlex.join(["brewline", "report", runs[0] if runs else "RUN", "-o", "DIR", "--store", store]),
-        file=file,
-        spec=spec,
+        table=_table(sweep),
+        command=shlex.join(["brewline", "sweep", file, "--store", sweep.url]),
+        commands=[command for trial in sweep.best[:1] for command in _commands(sweep, trial)],
+        doubts=[f"This result is {doubt}." for doubt in doubts(facts)] if facts else [],
+        facts=[("sweep", sweep.name), ("store", sweep.url), *provenance_rows(facts)],
+        files=[(file, spec.decode()), (base, files[base].decode())],
     )
     return Report(files)
 
 
-def _figure(trial: Trial, name: str) -> str:
-    if not trial.known(name):
-        return "–"
-    scale, digits, unit = (100, 1, " %") if is_rate(name) else (1, 4, "")
-    error = trial.metrics.get(f"{name}_se")
-    spread = "" if error is None else f" ± {scale * error:.{digits}f}"
-    return f"{scale * trial.metric(name):.{digits}f}{spread}{unit}"
+def _yaml(data: Any) -> bytes:
+    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True).encode()
 
 
-def _best(sweep: Sweep, trial: Trial) -> dict[str, Any]:
-    figures = ", ".join(f"{label(metric.name)} {_figure(trial, metric.name)}" for metric in sweep.metrics)
+def _asked(sweep: SweepFound) -> list[tuple[str, str]]:
+    """The sweep's file, for people."""
+    spec = sweep.spec
+    given = ", ".join(f"{field} {setting(value)}" for field, value in spec.settings.items())
+    rows = [("base", spec.experiment + (f", with {given}" if given else ""))]
+    rows += [(field, _parameter(parameter)) for field, parameter in spec.space.items()]
+    rows.append(("looked for", ", ".join(f"{metric.mode}. {label(metric.name)}" for metric in spec.metrics)))
+    rows.append(("searcher", f"{spec.searcher.kind}, seed {spec.searcher.seed}"))
+    halving = spec.scheduler
+    rows.append(
+        (
+            "scheduler",
+            f"ASHA on {halving.on}: after {many(halving.grace, 'case')}, the best 1/{halving.reduction} go on"
+            if halving
+            else "none: every trial runs to its end",
+        )
+    )
+    budget = {"trials": spec.budget.trials, "hours": spec.budget.hours, "GPU-hours": spec.budget.gpu_hours}
+    told = ", ".join(f"{value:g} {name}" for name, value in budget.items() if value is not None)
+    return [*rows, ("budget", told or "none: all combinations"), ("at once", many(spec.concurrency, "trial"))]
+
+
+def _parameter(parameter: Parameter) -> str:
+    kinds = parameter.model_dump(exclude={"when"}, exclude_none=True)
+    ((kind, values),) = kinds.items()
+    told = ", ".join(map(setting, values)) if kind in ("choice", "grid") else " to ".join(map(setting, values))
+    when = ", ".join(f"{field} is {setting(value)}" for field, value in parameter.when.items())
+    return f"{told} ({kind.replace('_', '-')}{f', when {when}' if when else ''})"
+
+
+def _best(sweep: SweepFound, trial: Trial) -> dict[str, Any]:
+    names = dict.fromkeys([*(metric.name for metric in sweep.spec.metrics), "clean_success"])
+    figures = ", ".join(f"{label(name)} {figure(trial, name)}" for name in names if name in trial.figures)
     settings = ", ".join(f"{field} {setting(value)}" for field, value in trial.settings.items())
     return {"number": trial.number, "figures": figures, "settings": settings, "run": trial.run}
 
 
-def _cards(sweep: Sweep, best: list[Trial]) -> list[dict[str, Any]]:
+def _commands(sweep: SweepFound, trial: Trial) -> list[tuple[str, str]]:
+    """What may be done with a trial, and the commands for it."""
+    if trial.run is None or trial.run not in sweep.experiments:
+        return []
+    report = shlex.join(["brewline", "report", trial.run, "-o", f"{trial.run}-report", "--store", sweep.url])
+    return [
+        (f"Trial {trial.number} again, or with more cases or victims:", again.command(f"{trial.run}.yaml", sweep.url)),
+        ("Its own report; every trial is a run, and has one:", report),
+    ]
+
+
+def _cards(sweep: SweepFound) -> list[dict[str, Any]]:
     states = ", ".join(f"{count} {state}" for state in STATES if (count := sweep.count(state)))
     cards = [{"name": "trials", "figure": str(len(sweep.trials)), "note": states, "strong": False}]
-    if best:
-        name = sweep.metrics[0].name
-        cards.insert(
-            0,
-            {
-                "name": f"best {label(name)}",
-                "figure": _figure(best[0], name),
-                "note": f"trial {best[0].number}",
-                "strong": True,
-            },
-        )
-    steps = sum(trial.steps for trial in sweep.trials)
-    saved = {"name": "steps saved", "figure": str(sweep.steps_saved), "strong": False}
-    return [*cards, saved | {"note": f"of {steps}: trials share them, or they were in the store"}]
+    name = sweep.spec.metrics[0].name
+    for trial in sweep.best[:1]:
+        best = {"name": f"best {label(name)}", "figure": figure(trial, name), "strong": True}
+        cards.insert(0, best | {"note": f"trial {trial.number}"})
+    steps, ran = (sum(getattr(trial, of) for trial in sweep.trials) for of in ("steps", "ran"))
+    saved = {"name": "steps saved", "figure": str(steps - ran), "strong": False}
+    shared = "" if sweep.saved is None else f"; {sweep.saved} by what trials share"
+    return [*cards, saved | {"note": f"of {steps} that the trials have{shared}"}]
 
 
-def _notices(sweep: Sweep) -> list[dict[str, str]]:
+def _notices(sweep: SweepFound) -> list[dict[str, str]]:
     running, failed = sweep.count("running"), sweep.count("failed")
     notices = []
-    if running:
-        text = f"{many(running, 'trial')} had not ended when it was written down last."
+    if running or not sweep.trials:
+        text = f"{many(running, 'trial')} had not ended. Everything here is of those that are done so far."
         notices.append({"head": "The sweep is not finished.", "text": text})
     if failed:
         notices.append({"head": f"{many(failed, 'trial')} failed.", "text": "Why is in the table of all trials."})
     return notices
 
 
-def _table(sweep: Sweep, best: set[int]) -> Table:
+def _table(sweep: SweepFound) -> Table:
+    found = [metric.name for metric in sweep.spec.metrics] + [name for one in sweep.trials for name in one.figures]
+    figures = dict.fromkeys(name for name in found if not name.endswith("_se"))
     head = [Column("trial", True), Column("state")]
-    head += [Column(field, all(map(is_number, _given(sweep, field)))) for field in sweep.fields]
-    head += [Column(label(name), True) for name in sweep.figures]
-    head += [Column("seconds", True), Column("steps", True), Column("shared", True), Column("run"), Column("why")]
+    head += [Column(field, all(map(is_number, _given(sweep, field)))) for field in sweep.spec.space]
+    head += [Column(label(name), True) for name in figures]
+    head += [Column(name, True) for name in ("cases", "seconds", "steps", "of them run")]
+    head += [Column("run"), Column("why")]
     rows = []
     for trial in sweep.trials:
-        row = [Cell(f"{trial.number}", trial.number, trial.number in best), Cell(trial.state)]
-        for field in sweep.fields:
+        row = [Cell(f"{trial.number}", trial.number, trial in sweep.best), Cell(trial.state)]
+        for field in sweep.spec.space:
             value = trial.settings.get(field)
-            row.append(Cell("–" if value is None else setting(value), value if is_number(value) else None))
-        row += [
-            Cell(_figure(trial, name), "" if not trial.known(name) else trial.metric(name)) for name in sweep.figures
-        ]
-        row += [number(trial.seconds, "{:.0f}"), number(trial.steps, "{}"), number(trial.steps_shared, "{}")]
-        rows.append([*row, Cell(trial.run or ""), Cell(trial.why)])
+            row.append(Cell("–", "") if value is None else Cell(setting(value), value if is_number(value) else None))
+        for name in figures:
+            known = trial.figures.get(name)
+            row.append(Cell("–", "") if known is None else Cell(figure(trial, name), known))
+        row += [number(trial.cases, "{}"), number(trial.seconds, "{:.0f}")]
+        row += [number(trial.steps, "{}"), number(trial.ran, "{}"), Cell(trial.run or ""), Cell(trial.why)]
+        rows.append(row)
     return Table("All trials; the best are marked", head, [rows])
 
 
-def _given(sweep: Sweep, field: str) -> list[Any]:
+def _given(sweep: SweepFound, field: str) -> list[Any]:
     return [trial.settings[field] for trial in sweep.trials if field in trial.settings]

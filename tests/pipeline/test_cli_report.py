@@ -1,10 +1,11 @@
 """`brewline report` as a user meets it: what it writes, what it refuses, and that it needs neither Ray nor torch."""
 
-import json
 from pathlib import Path
 
 import pytest
 
+from handmade_sweep import trial, write
+from pipeline.store import open_store
 from tiny_pipeline import Brewline, Finished, refused
 
 
@@ -47,11 +48,7 @@ def test_a_run_that_is_not_finished_has_a_report(
 @pytest.fixture
 def with_sweep(copied: Path) -> Path:
     """The finished run's store, with a sweep in it."""
-    trial = {"number": 0, "run": None, "settings": {"attack.eps": 8}, "state": "running"}
-    metrics = [{"name": "poison_success", "mode": "max"}]
-    file = copied / "runs" / "sweep" / "sweep.json"
-    file.parent.mkdir()
-    file.write_text(json.dumps({"format": 1, "name": "sweep", "spec": {}, "metrics": metrics, "trials": [trial]}))
+    write(open_store(copied), "sweep", [trial(0, 8, 0.01, state="running", figures={})])
     return copied
 
 

@@ -1,23 +1,42 @@
-"""The file of a sweep, written by hand: no trial of it ever ran."""
+"""The files of a sweep, written by hand: no trial of it ever ran."""
 
+import json
 import math
 from typing import Any
 
+import yaml
 
-def sweep_of(trials: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
-    """A sweep's file with these trials."""
-    metrics = [{"name": "poison_success", "mode": "max"}, {"name": "poisoned_accuracy", "mode": "max"}]
-    return {
-        "format": 1,
-        "name": "eps-and-budget",
-        "spec": {"name": "eps-and-budget", "experiment": "quickstart", "fields": {"attack.eps": [4, 8, 16]}},
-        "metrics": metrics,
-        "trials": trials,
-        "best": [8],
-        "importance": {"attack.eps": 0.7, "attack.budget": 0.25, "attack.objective": 0.05},
-        "steps_saved": 93,
-        **fields,
+from pipeline.experiment import load_experiments
+from pipeline.store import Store
+
+SPACE = {
+    "attack.eps": {"grid": [4, 8, 16]},
+    "attack.budget": {"grid": [0.01, 0.02, 0.05]},
+    "attack.objective": {"choice": ["cosine"]},
+}
+IMPORTANCE = {"attack.eps": 0.7, "attack.budget": 0.25, "attack.objective": 0.05}
+
+
+def write(store: Store, name: str, trials: list[dict[str, Any]], **spec: Any) -> None:
+    """Bring a sweep with these trials into a store, as `brewline sweep` leaves it."""
+    asked = {
+        "name": name,
+        "description": "Success <against> eps & budget",
+        "experiment": "quickstart",
+        "space": SPACE,
+        "metrics": [{"name": "poison_success", "mode": "max"}, {"name": "poisoned_accuracy", "mode": "max"}],
+        **spec,
     }
+    base = load_experiments("quickstart")[""].model_dump(mode="json")
+    store.write_run(name, "sweep.yaml", yaml.safe_dump({"sweep": asked, "base": base}, sort_keys=False).encode())
+    events = [{"event": "suggested", "number": one["number"], "settings": one["settings"]} for one in trials]
+    events += [{"event": "ended", **one} for one in trials if one["state"] != "running"]
+    store.append_run(name, "trials.jsonl", "".join(json.dumps(event) + "\n" for event in events))
+    store.write_run(
+        name,
+        "sweep.json",
+        json.dumps({"importance": IMPORTANCE if len(trials) > 8 else None, "steps_saved": 93}).encode(),
+    )
 
 
 def trial(number: int, eps: float, budget: float, **fields: Any) -> dict[str, Any]:
@@ -28,7 +47,8 @@ def trial(number: int, eps: float, budget: float, **fields: Any) -> dict[str, An
         "run": f"eps-and-budget-{number:08x}",
         "settings": {"attack.eps": eps, "attack.budget": budget, "attack.objective": "cosine"},
         "state": "done",
-        "metrics": {
+        "cases": 6,
+        "figures": {
             "poison_success": success,
             "poison_success_se": 0.06,
             "clean_success": 0.0,
@@ -38,6 +58,6 @@ def trial(number: int, eps: float, budget: float, **fields: Any) -> dict[str, An
         "seconds": 12.5,
         "why": "",
         "steps": 40,
-        "steps_shared": 31,
+        "ran": 9,
         **fields,
     }

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from handmade_sweep import sweep_of, trial
+from handmade_sweep import trial, write
 from pipeline.store import Store, open_store
 from tiny_pipeline import TINY, Brewline, Finished
 
@@ -60,20 +60,13 @@ def unfinished(two_variants: TwoVariants, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def sweep() -> dict[str, Any]:
-    """Nine trials on a grid, one that failed and one that runs; never change it."""
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with a sweep of nine trials on a grid, one that failed and one that runs."""
     grid = [(eps, budget) for eps in (4, 8, 16) for budget in (0.01, 0.02, 0.05)]
     trials = [trial(number, *at) for number, at in enumerate(grid)]
-    trials.append(
-        trial(9, 32, 0.05, state="failed", metrics={}, run=None, why="brew case 0 restart 1: B is nan at step 3")
-    )
-    trials.append(trial(10, 32, 0.01, state="running", metrics={}))
-    return sweep_of(trials)
-
-
-@pytest.fixture(scope="session")
-def swept(sweep: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store with the sweep."""
+    why = "brew case 0 restart 1: B is nan at step 3"
+    trials.append(trial(9, 32, 0.05, state="failed", figures={}, run=None, why=why))
+    trials.append(trial(10, 32, 0.01, state="running", figures={}))
     store = open_store(tmp_path_factory.mktemp("swept"))
-    store.write_run("eps-and-budget", "sweep.json", json.dumps(sweep).encode())
+    write(store, "eps-and-budget", trials)
     return store

@@ -10,7 +10,7 @@ import pytest
 from browser import DESK, PHONE, Open
 from pipeline.report.collect import RunFound, collect
 from pipeline.report.page import PAGE, Report, report
-from pipeline.report.sweep import read_sweep
+from pipeline.report.sweep import collect_sweep
 from pipeline.report.sweep_page import sweep_report
 from pipeline.store import open_store
 from stages.stage import STAGES
@@ -33,7 +33,7 @@ def page_of(two_variants, finished, unfinished, swept, tmp_path_factory) -> Call
 
     def made(kind: str) -> Report:
         if kind == "sweep":
-            return sweep_report(read_sweep(swept, "eps-and-budget"), "eps-and-budget", swept.url)
+            return sweep_report(collect_sweep(swept, "eps-and-budget"))
         if kind == "run":
             return report([collect(open_store(finished.store), finished.result["run"])])
         if kind == "unfinished":
