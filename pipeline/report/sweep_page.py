@@ -116,10 +116,10 @@ def _cards(sweep: SweepFound) -> list[dict[str, Any]]:
     for trial in sweep.best[:1]:
         best = {"name": f"best {label(name)}", "figure": figure(trial, name), "strong": True}
         cards.insert(0, best | {"note": f"trial {trial.number}"})
-    steps, ran = (sum(getattr(trial, of) for trial in sweep.trials) for of in ("steps", "ran"))
-    saved = {"name": "steps saved", "figure": str(steps - ran), "strong": False}
-    shared = "" if sweep.saved is None else f"; {sweep.saved} by what trials share"
-    return [*cards, saved | {"note": f"of {steps} that the trials have{shared}"}]
+    steps = sum(trial.steps for trial in sweep.trials if trial.finished)
+    saved = {"name": "steps saved", "figure": "–" if sweep.saved is None else str(sweep.saved), "strong": False}
+    told = "known at its end" if sweep.saved is None else f"of {steps}: trials share them"
+    return [*cards, saved | {"note": told}]
 
 
 def _notices(sweep: SweepFound) -> list[dict[str, str]]:

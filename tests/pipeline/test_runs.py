@@ -78,6 +78,20 @@ def test_states_follow_the_store_and_the_events(store: Store, finished: Any) -> 
     )
 
 
+def test_events_of_an_older_brewline_name_no_process(store: Store, finished: Any) -> None:
+    run = finished.result["run"]
+    last = runs.planned(store, run)[-1]
+    store.remove(last["stage"], last["key"])
+    for event in (
+        {"what": "run", "event": "began"},
+        {"what": "x", "event": "running", "key": last["key"], "host": "h"},
+    ):
+        line = {"time": datetime.now(UTC).isoformat(), **event}
+        store.append_run(run, EVENTS, json.dumps(line) + "\n")
+    assert runs.states(store, run)[-1].state == "running"
+    assert runs.goes_on(store, run)
+
+
 def test_made_of_looks_into_manifests_and_plans(store: Store, finished: Any) -> None:
     steps = {step["label"]: step for step in runs.planned(store, finished.result["run"])}
     brew = steps["brew case 0 restart 1"]

@@ -83,3 +83,13 @@ def test_nothing_done_at_all_is_a_run_too(finished: Finished, tmp_path):
     assert found.provenance is None and {step.state for step in found.steps} == {"left"}
     assert found.variants[0].figures()["summary"]["poison_success"]["mean"] is None
     assert json.dumps(found.variants[0].figures())
+
+
+def test_a_plan_of_an_older_brewline_is_refused(two_variants, tmp_path):
+    store = open_store(tmp_path)
+    steps = [{**step} for step in planned(open_store(two_variants.store), two_variants.run)]
+    for step in steps:
+        step.pop("variant", None)
+    store.write_run("old", "plan.json", json.dumps(steps).encode())
+    with pytest.raises(InputError, match="run old is an older brewline's"):
+        collect(store, "old")

@@ -84,7 +84,7 @@ def test_the_page_names_the_best_and_every_trial(swept: Store) -> None:
     text = made.files[PAGE].decode()
     assert "Success &lt;against&gt; eps &amp; budget" in text
     assert "<strong>Trial 8</strong>, poison success 99.8 ± 6.0 %" in text
-    assert ">310<" in text and "of 400 that the trials have; 93 by what trials share" in text
+    assert ">93<" in text and "of 360: trials share them" in text
     assert "brew case 0 restart 1: B is nan at step 3" in text
     assert "The sweep is not finished." in text and "1 trial failed." in text
     assert all(f"eps-and-budget-{number:08x}" in text for number in range(9))
