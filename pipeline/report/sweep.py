@@ -24,8 +24,8 @@ MOST_LINES, MOST_PANELS = 7, 4
 class SweepFound:
     """What is known of a sweep, finished or not.
 
-    base: its base experiment, with every default.  best: the best trials so far.  experiments: those of the best, by
-    the names of their runs.  importance, saved: as at the sweep's last end; null before it.
+    base: its base experiment, with every default.  best: the best trials so far, by the first metric.  experiments:
+    those of the best, by the names of their runs.  importance, saved: as at the sweep's last end; null before it.
     """
 
     name: str
@@ -88,7 +88,7 @@ def setting(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {setting(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
-        return " ".join(map(setting, value))
+        return f"[{', '.join(map(setting, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -110,7 +110,9 @@ def collect_sweep(store: Store, name: str) -> SweepFound:
             f"{store.place(f'runs/{name}')}: {SPEC}, {LOG} or {FIGURES} cannot be read: {told}; written by another "
             "version of brewline, or damaged. Run the sweep again: steps that are done are not repeated"
         ) from error
+    metric = spec.metrics[0]
     best = [trials[number] for number in front(spec, trials)]
+    best.sort(key=lambda trial: value_of(trial, metric.name), reverse=metric.mode == "max")
     there = set(store.runs())
     ran = [trial.run for trial in trials if trial.run in there]
     steps = {(step["stage"], step["key"]) for run in ran if run for step in runs.planned(store, run)}

@@ -1,5 +1,6 @@
 """The charts of a sweep: a metric against each number that was swept, the Pareto front of two, and what mattered."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import fmean
@@ -9,7 +10,6 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from matplotlib.transforms import ScaledTranslation, Transform
 
 from pipeline.report.drawing import Chart
 from pipeline.report.sweep import SweepFound, setting, value_of
@@ -35,11 +35,11 @@ MOST_JOINED = 12
 
 
 AXES = {
-    "attack.eps": "attack.eps (of 255 grey levels)",
-    "attack.budget": "attack.budget (part of the train images)",
+    "attack.eps": "attack.eps (of 255)",
+    "attack.budget": "attack.budget (part of train set)",
     "brew_loss": "brew loss B",
     "gpu_seconds": "GPU time (s)",
-    "step_seconds": "time of all steps (s)",
+    "step_seconds": "all steps (s)",
 }
 """What stands at an axis, where the name alone does not say the unit."""
 
@@ -54,9 +54,19 @@ def label(name: str) -> str:
     return name if "." in name else AXES.get(name, name.replace("_", " "))
 
 
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _far_apart(numbers: Sequence[float]) -> bool:
+    """Whether ascending numbers are told apart on a logarithmic axis alone."""
+    return numbers[0] > 0 and numbers[-1] >= 20 * numbers[0]
+
+
 def of_sweep(sweep: SweepFound) -> list[Chart]:
     """What there is to draw of a sweep."""
-    charts = [_response(sweep, field) for field in sweep.axes()]
+    names = dict.fromkeys([sweep.spec.metrics[0].name, "brew_loss"])  # B tells more where success is all or nothing
+    charts = [_response(sweep, field, name) for field in sweep.axes() for name in names if sweep.measured(name)]
     if len(sweep.spec.metrics) > 1 and sweep.best:
         charts.append(_pareto(sweep))
     if sweep.importance:
@@ -72,32 +82,35 @@ def _rated(panel: Axes, name: str, up: bool) -> None:
 
 
 @style.context(STYLE)
-def _response_figure(sweep: SweepFound, field: str, width: float) -> Figure:
-    name, (split, apart) = sweep.spec.metrics[0].name, sweep.split(field)
-    shown = sweep.values(apart) if apart else [None]
-    headline = f"{label(name).capitalize()} against {field}"
-    across = AXES.get(field, field)
+def _response_figure(sweep: SweepFound, field: str, name: str, width: float) -> Figure:
+    split, apart = sweep.split(field)
+    shown, wide = sweep.values(apart) if apart else [None], width > WIDTH
+    headline = f"{_sentence(label(name))} against {field}"
+    across = "\n".join(textwrap.wrap(AXES.get(field, field), 48 if len(shown) == 1 else 36 if wide else 18))
     figure, panels = multiples(len(shown), headline, across, label(name), min(width, WIDTH))
     for panel, value in zip(panels, shown, strict=True):
         if apart:
-            panel.set_title(shorten(f"{apart} {setting(value)}", 24), loc="left")
-        _panel(panel, sweep, field, split, {apart: value} if apart else {})
+            words = shorten(apart, 24), shorten(setting(value), 14 if wide else 24)
+            panel.set_title((" " if wide else "\n").join(words), loc="left")
+        _panel(panel, sweep, field, name, split, {apart: value} if apart else {})
     found = sweep.values(field)
-    if found[0] > 0 and found[-1] >= 20 * found[0]:
+    if _far_apart(found):
         panels[0].set_xscale("log")
-    elif len(found) <= 8:
+    elif len(found) <= 6:
         panels[0].set_xticks(found, [setting(value) for value in found])
     panels[0].margins(x=0.08)
+    if not is_rate(name):
+        panels[0].set_ylim(bottom=0)
     _rated(panels[0], name, up=True)
-    marks = [line for line in panels[0].get_lines() if not str(line.get_label()).startswith("_")]
+    lines = [line for panel in panels for line in panel.get_lines() if not str(line.get_label()).startswith("_")]
+    marks = {line.get_label(): line for line in lines}
     if len(marks) > 1:
-        legend(figure, marks)
+        legend(figure, list(marks.values()))
     return figure
 
 
-def _panel(panel: Axes, sweep: SweepFound, field: str, split: str | None, fixed: Mapping[str, Any]) -> None:
+def _panel(panel: Axes, sweep: SweepFound, field: str, name: str, split: str | None, fixed: Mapping[str, Any]) -> None:
     """The trials of these settings: a line for each value of `split`, and what clean victims come to."""
-    name = sweep.spec.metrics[0].name
 
     def of(state: str) -> list[Trial]:
         return [
@@ -110,13 +123,12 @@ def _panel(panel: Axes, sweep: SweepFound, field: str, split: str | None, fixed:
     clean = [value for trial in done if (value := trial.figures.get("clean_success")) is not None]
     if name == "poison_success" and clean:
         panel.axhline(fmean(clean), color=INK, linewidth=1.0, linestyle=(0, (1, 3)), label="clean victims, mean")
-    values = sweep.values(split) if split else [None]
+    values, places = sweep.values(split) if split else [None], sweep.values(field)
+    room = 0 if _far_apart(places) else 0.02 * (places[-1] - places[0])
     for number, (value, look) in enumerate(zip(values, LINES, strict=False)):
         trials = [trial for trial in done if split is None or trial.settings.get(split) == value]
         told = f"{split} {setting(value)}" if split else "a trial"
-        # Bars at one place are set beside each other.
-        beside = ScaledTranslation(3.5 * (number - (len(values) - 1) / 2) / 72, 0, panel.figure.dpi_scale_trans)
-        _line(panel, trials, field, name, look, told, panel.transData + beside)
+        _line(panel, trials, field, name, look, told, room * (number - (len(values) - 1) / 2))
     if early := of("stopped"):
         at = [trial.settings[field] for trial in early], [value_of(trial, name) for trial in early]
         panel.plot(*at, "x", color=MUTED, markersize=4, clip_on=False, label="stopped early, of some cases")
@@ -129,22 +141,23 @@ def _line(
     name: str,
     look: tuple[str, str, str],
     told: str,
-    where: Transform,
+    aside: float,
 ) -> None:
     """A line through the means of the trials at each number, unless these are many; a bar where there is one trial, and
-    the trials themselves where there are several."""
+    the trials themselves where there are several. aside: by how much it is moved, so that no bar hides another."""
     colour, dashes, marker = look
-    kept: dict[str, Any] = {"color": colour, "clip_on": False, "transform": where}
+    kept: dict[str, Any] = {"color": colour, "clip_on": False}
     points = []
     for number in sorted({trial.settings[field] for trial in trials}):
         here = [trial for trial in trials if trial.settings[field] == number]
         heights = [value_of(trial, name) for trial in here]
-        points.append((number, fmean(heights)))
+        across = number + aside
+        points.append((across, fmean(heights)))
         error = here[0].figures.get(f"{name}_se")
         if len(here) == 1 and error is not None:
-            panel.errorbar(number, heights[0], yerr=error, capsize=3, linewidth=1.2, **kept)
+            panel.errorbar(across, heights[0], yerr=error, capsize=3, linewidth=1.2, **kept)
         elif len(here) > 1:
-            panel.plot([number] * len(here), heights, marker, alpha=0.35, markersize=4, **kept)
+            panel.plot([across] * len(here), heights, marker, alpha=0.35, markersize=4, **kept)
     if len(points) > MOST_JOINED:
         dashes = ""
     panel.plot(
@@ -152,8 +165,8 @@ def _line(
     )
 
 
-def _response(sweep: SweepFound, field: str) -> Chart:
-    name, (split, apart) = sweep.spec.metrics[0].name, sweep.split(field)
+def _response(sweep: SweepFound, field: str, name: str) -> Chart:
+    split, apart = sweep.split(field)
     by = f", a line for each {split}" if split else ""
     by += f", a panel for each {apart}" if apart else ""
     trials = sweep.measured(name)
@@ -162,10 +175,10 @@ def _response(sweep: SweepFound, field: str) -> Chart:
     if len({str([trial.settings.get(one) for one in told]) for trial in trials}) < len(trials):
         note += " Trials that differ in other fields are faint, and the line goes through their mean."
     return Chart(
-        f"against-{field.replace('.', '-')}",
-        f"{label(name).capitalize()} against {field}{by}, of {len(trials)} trials.",
+        f"{name.replace('_', '-')}-against-{field.replace('.', '-')}",
+        f"{_sentence(label(name))} against {field}{by}, of {len(trials)} trials.",
         note,
-        partial(_response_figure, sweep, field),
+        partial(_response_figure, sweep, field, name),
     )
 
 
@@ -200,7 +213,7 @@ def _pareto(sweep: SweepFound) -> Chart:
     numbers = ", ".join(str(trial.number) for trial in sweep.best)
     return Chart(
         "pareto",
-        f"{label(first.name).capitalize()} against {label(second.name)}: the Pareto front has trials {numbers}.",
+        f"{_sentence(label(first.name))} against {label(second.name)}: the Pareto front has trials {numbers}.",
         f"No trial is better than one of the front in {'both' if len(sweep.spec.metrics) == 2 else 'all metrics'}.",
         partial(_pareto_figure, sweep),
     )

@@ -67,7 +67,12 @@ def _asked(sweep: SweepFound) -> list[tuple[str, str]]:
     given = ", ".join(f"{field} {setting(value)}" for field, value in spec.settings.items())
     rows = [("base", spec.experiment + (f", with {given}" if given else ""))]
     rows += [(field, _parameter(parameter)) for field, parameter in spec.space.items()]
-    rows.append(("looked for", ", ".join(f"{metric.mode}. {label(metric.name)}" for metric in spec.metrics)))
+    rows.append(
+        (
+            "looked for",
+            ", ".join(f"{'most' if metric.mode == 'max' else 'least'} {label(metric.name)}" for metric in spec.metrics),
+        )
+    )
     rows.append(("searcher", f"{spec.searcher.kind}, seed {spec.searcher.seed}"))
     halving = spec.scheduler
     rows.append(

@@ -104,19 +104,22 @@ def test_a_page_is_accessible(kind: str, scheme: str, page_of, opened: Open) -> 
         assert window.page.locator("img:not([alt]), img[alt='']").count() == 0
 
 
-def test_base_poison_and_change_are_toggled_by_keyboard(page_of, opened: Open) -> None:
-    with opened(page_of("run"), PHONE) as window:
+def test_base_poison_and_change_are_toggled_by_keyboard_and_finger(page_of, opened: Open) -> None:
+    with opened(page_of("run"), PHONE, has_touch=True) as window:
         shown = {name: window.page.locator(f".stack .{name}").first for name in ("base", "poison", "change")}
 
         def visible() -> list[str]:
             return [name for name, image in shown.items() if image.is_visible()]
 
         assert visible() == ["poison"]
-        window.page.get_by_label("the poison, as trained on").focus()
+        window.page.get_by_label("poison", exact=True).focus()
         window.page.keyboard.press("ArrowDown")
         assert visible() == ["change"]
         window.page.keyboard.press("ArrowDown")
         assert visible() == ["base"]
+        window.page.locator(".case").last.scroll_into_view_if_needed()
+        window.page.get_by_text("change, amplified").tap()  # it stays in sight beside the pictures
+        assert visible() == ["change"]
         sources = {image.get_attribute("src") for image in shown.values()}
         assert len(sources) == 3
 

@@ -40,14 +40,14 @@ def test_every_number_that_was_swept_has_a_chart(swept: Store) -> None:
     sweep = collect_sweep(swept, NAME)
     assert sweep.axes() == ["attack.eps", "attack.budget"]
     assert sweep.split("attack.eps") == ("attack.budget", None)
-    names = ["against-attack-eps", "against-attack-budget", "pareto", "importance"]
+    names = ["poison-success-against-attack-eps", "poison-success-against-attack-budget", "pareto", "importance"]
     assert [chart.name for chart in of_sweep(sweep)] == names
     drawn = of_sweep(sweep)[0].draw(figures.WIDE)
     (panel,) = drawn.axes
     trials = {tuple(one.settings.values())[:2]: one.figures["poison_success"] for one in sweep.measured()}
     assert heights(panel)["attack.budget 0.05"] == [trials[eps, 0.05] for eps in (4, 8, 16)]
     assert set(heights(panel)["clean victims, mean"]) == {0.0}
-    assert "grey levels" in panel.get_xlabel() and len(panel.containers) == 9  # a bar a trial
+    assert panel.get_xlabel() == "attack.eps (of 255)" and len(panel.containers) == 9  # a bar a trial
 
 
 def test_a_third_field_has_a_panel_for_each_value(found: Found) -> None:
@@ -59,7 +59,7 @@ def test_a_third_field_has_a_panel_for_each_value(found: Found) -> None:
     sweep = found(trials)
     assert sweep.split("attack.eps") == ("attack.budget", "attack.objective")
     panels = of_sweep(sweep)[0].draw(figures.NARROW).axes
-    assert [panel.get_title(loc="left") for panel in panels] == ["attack.objective a", "attack.objective b"]
+    assert [panel.get_title(loc="left") for panel in panels] == ["attack.objective\na", "attack.objective\nb"]
     assert all(len(panel.containers) == 4 for panel in panels)
 
 
