@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -18,6 +19,8 @@ from stages.summarize import rate
 
 ROWS_WIDE = 5.8
 """Inches that a chart of rows may be wide: two have room beside each other."""
+MOST_LINES = 48
+"""Networks of a kind that have a line each in the chart of training."""
 
 
 def of_variant(variant: VariantFound) -> list[Chart]:
@@ -144,8 +147,7 @@ def _training_figure(trained: Mapping[str, Mapping[str, Curves]], width: float) 
         panel.set_ylabel(unit)
         for kind, (name, colour, dashes) in KINDS.items():
             found = [curves[what] for curves in trained[kind].values()]
-            for line in found:
-                panel.plot(range(1, len(line) + 1), line, dashes, color=colour, alpha=0.6, linewidth=1.0)
+            _bundle(panel, found, dashes, colour)
             if found and what == "loss":
                 lines += panel.plot([], [], dashes, color=colour, linewidth=1.6, label=f"{len(found)} {name}")
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -154,12 +156,23 @@ def _training_figure(trained: Mapping[str, Mapping[str, Curves]], width: float) 
     return figure
 
 
+def _bundle(panel: Axes, found: Sequence[Sequence[float]], dashes: str, colour: str) -> None:
+    """A line each; of more than can be told apart their range and their mean."""
+    if len(found) > MOST_LINES and len({len(line) for line in found}) == 1:
+        epochs = range(1, len(found[0]) + 1)
+        panel.fill_between(epochs, np.min(found, axis=0), np.max(found, axis=0), color=colour, alpha=0.25, linewidth=0)
+        found = [np.mean(found, axis=0)]
+    for line in found:
+        panel.plot(range(1, len(line) + 1), line, dashes, color=colour, alpha=0.6, linewidth=1.0)
+
+
 def _training(trained: Mapping[str, Mapping[str, Curves]]) -> Chart:
     counts = ", ".join(f"{len(found)} {KINDS[kind][0]}" for kind, found in trained.items() if found)
     return Chart(
         "training",
         f"Loss and accuracy on the train images over the epochs of {counts}.",
-        "A line a network. Victims with and without poisons train alike: the loss does not tell them apart.",
+        f"A line a network; of more than {MOST_LINES} their range and mean. Victims with and without poisons train "
+        "alike: the loss does not tell them apart.",
         partial(_training_figure, trained),
     )
 

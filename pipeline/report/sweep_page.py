@@ -9,7 +9,7 @@ from pipeline.provenance import doubts
 from pipeline.report import again
 from pipeline.report.drawing import drawn
 from pipeline.report.page import FIGURES, PAGE, Report, asked, many, provenance_rows, render
-from pipeline.report.sweep import SweepFound, is_number, setting
+from pipeline.report.sweep import SweepFound, is_number, setting, value_of
 from pipeline.report.sweep_charts import label, of_sweep
 from pipeline.report.tables import Cell, Column, Table, number
 from pipeline.sweep.spec import Parameter
@@ -135,6 +135,11 @@ def _notices(sweep: SweepFound) -> list[dict[str, str]]:
         notices.append({"head": "The sweep is not finished.", "text": text})
     if failed:
         notices.append({"head": f"{many(failed, 'trial')} failed.", "text": "Why is in the table of all trials."})
+    name = sweep.spec.metrics[0].name
+    found = [value_of(trial, name) for trial in sweep.measured(name)]
+    if len(found) > 1 and len(set(found)) == 1:
+        text = f"All {len(found)} came to the same {label(name)}; the first of them is shown as the best."
+        notices.append({"head": "No trial is better than another.", "text": text})
     return notices
 
 

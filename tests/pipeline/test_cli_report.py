@@ -59,3 +59,20 @@ def test_a_sweep_has_a_page_of_its_own(brewline: Brewline, with_sweep: Path, fin
     run = finished.result["run"]
     refused(brewline("report", "sweep", run, "-o", tmp_path / "two", "--store", with_sweep), "has a page of its own")
     refused(brewline("report", "sweep", "--tensorboard", tmp_path / "t", "--store", with_sweep), "is a sweep")
+
+
+def test_a_store_in_s3_gives_the_same_charts(
+    brewline: Brewline, finished: Finished, s3_url: str, s3_environment: dict[str, str], tmp_path: Path
+) -> None:
+    run, pages = finished.result["run"], {}
+    copy = brewline("cache", "copy", run, "--store", finished.store, "--to", s3_url, **s3_environment)
+    assert copy.returncode == 0, copy.stderr
+    for url in (str(finished.store), s3_url):
+        out = tmp_path / f"out-{len(pages)}"
+        done = brewline("report", run, "-o", out, "--store", url, **s3_environment)
+        assert done.returncode == 0, done.stderr
+        pages[url] = {file.relative_to(out): file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()}
+    here, there = pages.values()
+    assert here.keys() == there.keys()
+    assert [str(name) for name in here if here[name] != there[name]] == ["report.html"]  # it names the store
+    assert s3_environment["AWS_SECRET_ACCESS_KEY"].encode() not in there[Path("report.html")]

@@ -110,6 +110,12 @@ def test_a_sweep_without_a_result_yet_has_a_page(found: Found) -> None:
     assert "There is nothing to draw yet" in text and "The sweep is not finished." in text
 
 
+def test_trials_that_are_all_the_same_have_no_best(found: Found) -> None:
+    same = {"poison_success": 0.0, "poisoned_accuracy": 0.9}
+    text = sweep_report(found([trial(0, 4, 0.01, figures=same), trial(1, 8, 0.01, figures=same)])).files[PAGE].decode()
+    assert "All 2 came to the same poison success" in text
+
+
 def test_words_and_random_numbers_are_charted_too(found: Found) -> None:
     trials = [trial(number, 4 + number / 7, 0.01 + number / 1000) for number in range(12)]
     sweep = found(trials)
