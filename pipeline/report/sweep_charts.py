@@ -86,12 +86,12 @@ def _response_figure(sweep: SweepFound, field: str, name: str, width: float) -> 
     split, apart = sweep.split(field)
     shown, wide = sweep.values(apart) if apart else [None], width > WIDTH
     headline = f"{_sentence(label(name))} against {field}"
-    across = "\n".join(textwrap.wrap(AXES.get(field, field), 48 if len(shown) == 1 else 36 if wide else 18))
+    across = "\n".join(textwrap.wrap(AXES.get(field, field), 48 if len(shown) == 1 else 36 if wide else 20))
     figure, panels = multiples(len(shown), headline, across, label(name), min(width, WIDTH))
     for panel, value in zip(panels, shown, strict=True):
         if apart:
-            words = shorten(apart, 24), shorten(setting(value), 14 if wide else 24)
-            panel.set_title((" " if wide else "\n").join(words), loc="left")
+            words = shorten(apart, 24), shorten(setting(value), 24)
+            panel.set_title((" " if wide and len("".join(words)) < 34 else "\n").join(words), loc="left")
         _panel(panel, sweep, field, name, split, {apart: value} if apart else {})
     found = sweep.values(field)
     if _far_apart(found):

@@ -15,6 +15,7 @@ from pipeline.report.tables import Cell, Column, Table, number
 from pipeline.sweep.spec import Parameter
 from pipeline.sweep.tables import STATES, figure
 from pipeline.sweep.trials import Trial
+from stages.figures import shorten
 
 _SECTIONS = {"results": "Results", "curves": "Charts", "trials": "All trials", "provenance": "Provenance"}
 
@@ -64,7 +65,7 @@ def _yaml(data: Any) -> bytes:
 def _asked(sweep: SweepFound) -> list[tuple[str, str]]:
     """The sweep's file, for people."""
     spec = sweep.spec
-    given = ", ".join(f"{field} {setting(value)}" for field, value in spec.settings.items())
+    given = ", ".join(f"{field} {shorten(setting(value), 40)}" for field, value in spec.settings.items())
     rows = [("base", spec.experiment + (f", with {given}" if given else ""))]
     rows += [(field, _parameter(parameter)) for field, parameter in spec.space.items()]
     rows.append(
