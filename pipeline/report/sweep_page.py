@@ -79,7 +79,7 @@ def _asked(sweep: SweepFound) -> list[tuple[str, str]]:
     rows.append(
         (
             "scheduler",
-            f"ASHA on {halving.on}: after {many(halving.grace, 'case')}, the best 1/{halving.reduction} go on"
+            f"ASHA on {halving.by}: after {many(halving.grace, 'case')}, the best 1/{halving.reduction} go on"
             if halving
             else "none: every trial runs to its end",
         )
