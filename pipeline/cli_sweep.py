@@ -1,18 +1,17 @@
 """The command `brewline sweep`."""
 
 import json
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 
 from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption
 from pipeline.resources import Connect
 from pipeline.store import Store, open_store
-from pipeline.sweep.spec import Spec
 from pipeline.sweep.tables import front, table
-from pipeline.sweep.trials import SPEC, Trials
+from pipeline.sweep.trials import Trial, Trials, asked
 
 
 def sweep(
@@ -26,21 +25,19 @@ def sweep(
     from pipeline.sweep.base import Sweep
     from pipeline.sweep.run import run
 
-    asked, opened = Sweep.load(spec), open_store(store)
+    made, opened = Sweep.load(spec), open_store(store)
     opened.probe()
     connect: Connect = context.obj
     with connect(address) as machines:
-        result = run(asked, opened, machines, Console(stderr=True))
-    print(table(asked.spec, result.trials, result.best), end="")
+        result = run(made, opened, machines, Console(stderr=True))
+    print(table(made.spec, result.trials, result.best), end="")
     counts = {state: sum(trial.state == state for trial in result.trials) for state in ("done", "stopped", "failed")}
     print(f"{len(result.trials)} trials: " + ", ".join(f"{count} {state}" for state, count in counts.items()), end="")
     print(f". {result.steps} steps, {result.saved} of them shared with others. Sweep {result.name} in {opened.url}")
     if result.importance:
         shares = ", ".join(f"{path} {share:.2f}" for path, share in result.importance.items())
-        print(f"importance for {asked.spec.metrics[0].name}: {shares}")
-    for trial in result.trials:
-        if trial.state == "failed":
-            print(f"\nfailed: trial {trial.number} {trial.settings}\n  why: {trial.why}")
+        print(f"importance for {made.spec.metrics[0].name}: {shares}")
+    _tell_failed(result.trials)
     if result.best:
         print(f"The best experiment, all trials as JSON and CSV: {opened.place(f'runs/{result.name}')}")
     if as_json:
@@ -52,9 +49,15 @@ def sweep(
 
 def show(store: Store, sweep: str) -> None:
     """How far a sweep is: its trials, from the store alone."""
-    written = yaml.safe_load(store.read_run(sweep, SPEC) or b"")
-    spec, trials = Spec.model_validate(written["sweep"]), Trials(store, sweep).all
+    (spec, _), trials = asked(store, sweep), Trials(store, sweep).all
     print(table(spec, trials, front(spec, trials)), end="")
-    left = [trial for trial in trials if trial.state == "running"]
-    for trial in left:
-        print(f"not ended: trial {trial.number} {trial.settings}")
+    for trial in trials:
+        if trial.state == "running":
+            print(f"not ended: trial {trial.number} {trial.settings}")
+    _tell_failed(trials)
+
+
+def _tell_failed(trials: Iterable[Trial]) -> None:
+    for trial in trials:
+        if trial.state == "failed":
+            print(f"\nfailed: trial {trial.number} {trial.settings}\n  why: {trial.why}")

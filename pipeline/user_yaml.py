@@ -51,6 +51,8 @@ def _message(error: Any) -> str:
     if error["type"] == "literal_error" and isinstance(error["input"], str):
         known = [name.strip("' ") for name in context["expected"].replace(" or ", ",").split(",")]
         return f"found {error['input']!r}, {nearest(error['input'], known)}"
+    if error["type"] in ("tuple_type", "list_type"):
+        return f"expected a list, found {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ")
     found = error["input"]
     return f"{message}, found {found!r}" if isinstance(found, str | int | float | None) else message

@@ -19,7 +19,7 @@ class Asha(ASHAScheduler):
     """Asynchronous successive halving over cases."""
 
     def __init__(self, spec: Spec, cases: int, earlier: Iterable[Trial]) -> None:
-        """earlier: trials of an earlier start, whose reports count as if they had come just now."""
+        """earlier: finished trials of an earlier start, whose reports count as if they had come just now."""
         assert spec.scheduler is not None
         super().__init__(
             time_attr=CASES,

@@ -35,22 +35,16 @@ class Sweep:
             hint = nearest(str(file_or_name), named)
             raise InputError(f"no sweep {str(file_or_name)!r}: it is neither a file nor a named sweep; {hint}")
         made = cls(load_spec(file), file.parent)
-        check_space(made.spec, made.base)
+        try:
+            check_space(made.spec, made.base)
+            made._check_judging()
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
         for settings in corners(made.spec, made.base):
             try:
                 made.experiment(settings)
             except InputError as error:
                 raise InputError(f"{file}: the space has {settings}, which is no experiment: {error}") from None
-        if made.spec.scheduler is not None:
-            if clash := next((path for path in made.spec.space if path.startswith("cases")), None):
-                raise InputError(
-                    f"{file}: scheduler asha compares trials case by case, and space has {clash}; take it out"
-                )
-            if made.cases < max(2, made.spec.scheduler.grace + 1):
-                raise InputError(
-                    f"{file}: scheduler asha compares trials after {made.spec.scheduler.grace} cases, and they have "
-                    f"{made.cases}; add cases"
-                )
         return made
 
     @cached_property
@@ -79,6 +73,22 @@ class Sweep:
     def plan(self, settings: Settings) -> Plan:
         """The steps of a trial."""
         return plan({"": self.experiment(settings)})
+
+    def _check_judging(self) -> None:
+        """Raise InputError where trials have nothing to be judged by, or nothing to be compared at."""
+        spec, scheduler = self.spec, self.spec.scheduler
+        by_loss = scheduler is not None and scheduler.by == "brew-loss"
+        looked_at = by_loss or any(metric.name == "brew_loss" for metric in spec.metrics)
+        if looked_at and self.base["attack"]["kind"] == "external" and "attack.kind" not in spec.space:
+            raise InputError("B is looked at, and attack external brews nothing; name another metric")
+        if scheduler is None:
+            return
+        if clash := next((path for path in spec.space if path.startswith("cases")), None):
+            raise InputError(f"scheduler asha compares trials case by case, and space has {clash}; take it out")
+        if self.cases < max(2, scheduler.grace + 1):
+            raise InputError(
+                f"scheduler asha compares trials after {scheduler.grace} cases, and they have {self.cases}; add cases"
+            )
 
     def _load(self, settings: Settings) -> Experiment:
         spec = self.spec

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline import runs
@@ -14,7 +13,7 @@ from pipeline.store import Manifest, Store
 from pipeline.sweep.measure import roles
 from pipeline.sweep.spec import Ends, Spec, named_sweeps
 from pipeline.sweep.tables import figure, front, table, written
-from pipeline.sweep.trials import SPEC, Trial, Trials
+from pipeline.sweep.trials import Trial, Trials, asked
 from pipeline.user_yaml import invalid
 from stages.config import Config, InputError
 from stages.summarize import aligned
@@ -104,8 +103,8 @@ def kept(store: Store, sweeps: Sequence[str], name: str) -> SweepResult:
 
 def _sweep(store: Store, sweep: str, manifests: dict[str, Manifest]) -> dict[str, Any]:
     """The fields of a kept sweep; adds the manifests of its steps, by key."""
-    asked = yaml.safe_load(store.read_run(sweep, SPEC) or b"")
-    spec, trials = Spec.model_validate(asked["sweep"]), Trials(store, sweep).all
+    spec, base = asked(store, sweep)
+    trials = Trials(store, sweep).all
     ends: Ends = spec.scheduler.by if spec.scheduler else "cases"
     finished = [(trial, trial.run) for trial in trials if trial.finished and trial.run]
     of_trials = [_needed(runs.planned(store, run), trial, ends) for trial, run in finished]
@@ -122,7 +121,7 @@ def _sweep(store: Store, sweep: str, manifests: dict[str, Manifest]) -> dict[str
     return {
         "sweep": sweep,
         "spec": spec.model_copy(update={"settings": _without_machine(spec.settings)}),
-        "base": without_places(asked["base"]),
+        "base": without_places(base),
         "trials": tuple(trials),
         "best": tuple(best),
         "victims": sum(role.startswith("poisoned.0.") for role in _summary(plan)["inputs"]),

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -19,14 +19,16 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from pipeline.experiment import Runtimes
 from pipeline.needs import needed_steps
 from pipeline.preflight import check_machines
-from pipeline.resources import Machine, check_resources, may_grow
+from pipeline.resources import Machine, check_resources, has_gpus, may_grow, wants
 from pipeline.store import Store
 from pipeline.store.lease import leased, this_process
 from pipeline.sweep.base import Sweep
 from pipeline.sweep.measure import first_cases
 from pipeline.sweep.space import grid
+from pipeline.sweep.spec import Spec
 from pipeline.sweep.tables import as_csv, front
 from pipeline.sweep.trials import SPEC, Trial, Trials
 from stages.config import InputError
@@ -62,6 +64,7 @@ def run(sweep: Sweep, store: Store, cluster: Sequence[Machine], console: Console
     first = sweep.experiment({})
     steps = sweep.plan({}).steps.values()
     check_resources(steps, first.runtime, cluster, may_grow())
+    _check_end(sweep.spec, first.runtime, {step.stage for step in steps}, has_gpus(cluster))
     check_machines(store, sweep.name)
     with leased(store, _lease(sweep), this_process()) as wait:
         if wait:
@@ -71,6 +74,18 @@ def run(sweep: Sweep, store: Store, cluster: Sequence[Machine], console: Console
         return conclude(sweep, store)
 
 
+def _check_end(spec: Spec, runtimes: Runtimes, stages: Iterable[str], gpus: bool) -> None:
+    """Raise InputError where only GPU-hours would end the sweep, and no step of it takes a GPU."""
+    budget = spec.budget
+    if spec.searcher.kind == "grid" or budget.trials or budget.hours:
+        return
+    if not any(wants(runtimes.of(stage), stage, gpus).get("GPU") for stage in stages):
+        raise InputError(
+            f"budget.gpu_hours is {budget.gpu_hours:g}, and no step of the sweep takes a GPU here, so that it would "
+            "never end; give budget.trials or budget.hours too"
+        )
+
+
 def _tune(sweep: Sweep, store: Store, console: Console) -> None:
     """Let Ray Tune run the trials."""
     import ray
@@ -78,19 +93,20 @@ def _tune(sweep: Sweep, store: Store, console: Console) -> None:
 
     from pipeline.sweep.asha import Asha
     from pipeline.sweep.shown import Shown
-    from pipeline.sweep.suggest import Suggestions
+    from pipeline.sweep.suggest import Losses, Suggestions
     from pipeline.sweep.trial import run_trial
     from pipeline.work import Board
 
     spec, trials = sweep.spec, Trials(store, sweep.name)
     combinations = len(grid(spec, sweep.base, everything=True)) if spec.searcher.kind == "grid" else math.inf
     of = min(spec.budget.trials or math.inf, combinations)
-    asha = Asha(spec, sweep.cases, trials.all) if spec.scheduler else None
+    asha = Asha(spec, sweep.cases, [trial for trial in trials.all if trial.finished]) if spec.scheduler else None
     suggestions = Suggestions(sweep, trials, asha.stopped if asha else set())
     board: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board)
     board = board.remote()
     begun = partial(run_trial, spec=spec, url=store.url, board=board)
     shown = Shown(spec, trials, board, of, console)
+    callbacks = [Losses(suggestions), shown]
     with tempfile.TemporaryDirectory(prefix="brewline-sweep-") as folder, shown:
         tuner = tune.Tuner(
             tune.with_resources(begun, tune.PlacementGroupFactory([ON_HEAD])),
@@ -101,7 +117,7 @@ def _tune(sweep: Sweep, store: Store, console: Console) -> None:
                 max_concurrent_trials=spec.concurrency,
                 time_budget_s=None if spec.budget.hours is None else 3600 * spec.budget.hours,
             ),
-            run_config=tune.RunConfig(name=sweep.name, storage_path=folder, verbose=0, callbacks=[shown]),
+            run_config=tune.RunConfig(name=sweep.name, storage_path=folder, verbose=0, callbacks=callbacks),
         )
         tuner.fit()
 

@@ -19,17 +19,27 @@ Settings = dict[str, Any]
 
 
 def check_space(spec: Spec, base: Mapping[str, Any]) -> None:
-    """Raise InputError for a `when` of a field that is neither a parameter above it nor one of the base experiment.
+    """Raise InputError for a `when` of a field that is neither a parameter above it nor one of the base experiment, or
+    of values that the field never has.
 
     base: the fields of the base experiment, defaults included.
     """
     above: list[str] = []
     for path, parameter in spec.space.items():
-        for field in parameter.when:
+        for field, wanted in parameter.when.items():
             if field not in above and not _has(base, field):
                 raise InputError(
                     f"space.{path}.when: {field} is no parameter above it and no field of the experiment, "
                     f"{nearest(field, [*above, *_paths(base)])}"
+                )
+            if field in spec.space and field not in above:
+                raise InputError(f"space.{path}.when: {field} stands below it; put {field} above {path}")
+            if not _may_be(field, wanted, spec.space.get(field), base):
+                raise InputError(f"space.{path}.when: {field} is never {json.dumps(wanted)}; give values that it has")
+            if spec.searcher.kind != "grid" and parameter.grid and field in above and not spec.space[field].grid:
+                raise InputError(
+                    f"space.{path}: all values of a grid are tried for each draw of the others, but this one is there "
+                    f"only for some {field}; give choice in place of grid, or take searcher grid"
                 )
         above.append(path)
 
@@ -38,8 +48,9 @@ def is_there(parameter: Parameter, so_far: Settings, base: Mapping[str, Any]) ->
     """Whether a parameter is there, given those above it."""
 
     def holds(field: str, wanted: Any) -> bool:
-        value = so_far[field] if field in so_far else _value(base, field)
-        return value in wanted if isinstance(wanted, list) else value == wanted
+        if field not in so_far and not _has(base, field):
+            return False
+        return (so_far[field] if field in so_far else _value(base, field)) in _listed(wanted)
 
     return all(holds(field, wanted) for field, wanted in parameter.when.items())
 
@@ -104,6 +115,18 @@ def corners(spec: Spec, base: Mapping[str, Any]) -> Iterator[Settings]:
         if (name := json.dumps(settings, default=str)) not in seen:
             seen.add(name)
             yield settings
+
+
+def _may_be(field: str, wanted: Any, parameter: Parameter | None, base: Mapping[str, Any]) -> bool:
+    """Whether a field has any of the wanted values in some trial, as far as can be listed."""
+    own = [_value(base, field)] if (parameter is None or parameter.when) and _has(base, field) else []
+    if parameter is not None and parameter.values is None:
+        return True
+    return any(one in own or (parameter is not None and one in (parameter.values or ())) for one in _listed(wanted))
+
+
+def _listed(wanted: Any) -> list[Any]:
+    return wanted if isinstance(wanted, list) else [wanted]
 
 
 def _has(data: Any, path: str) -> bool:

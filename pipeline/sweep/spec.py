@@ -1,7 +1,7 @@
 """The sweep file: a base experiment, a search space over its fields, what is looked for, and how long."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -29,6 +29,10 @@ and in all, were nothing shared."""
 
 Ends = Literal["cases", "brew-loss"]
 """What a trial that runs on a part of its cases gives of them: their evaluations, or their poisons alone."""
+
+NO_RESULT = ("format", "name", "description", "paper", "paper_success", "runtime")
+"""Fields of an experiment on which no step's output depends."""
+MOST_COMBINATIONS = 100_000
 
 Bounds = tuple[float, float]
 
@@ -69,10 +73,10 @@ class Parameter(Config):
         return self
 
     @property
-    def values(self) -> tuple[Any, ...] | None:
+    def values(self) -> Sequence[Any] | None:
         """All values in order, where they can be listed."""
         if self.integers:
-            return tuple(range(self.integers[0], self.integers[1] + 1))
+            return range(self.integers[0], self.integers[1] + 1)
         return self.choice or self.grid
 
     @property
@@ -160,11 +164,25 @@ class Spec(Config):
             raise ValueError("metrics names one twice; keep one")
         if clash := next((path for path in self.settings if path in self.space), None):
             raise ValueError(f"{clash} stands in settings and in space; keep one")
+        if idle := next((path for path in self.space if path.partition(".")[0] in NO_RESULT), None):
+            raise ValueError(f"space has {idle}, which changes no result; give it in settings")
+        paths = [*self.settings, *self.space]
+        for number, path in enumerate(paths):
+            if lost := next((above for above in paths[:number] if above.startswith(f"{path}.")), None):
+                raise ValueError(
+                    f"{path} takes the place of {lost}, which is set before it; keep one, or put {path} first"
+                )
         endless = [path for path, one in self.space.items() if one.values is None]
         if self.searcher.kind == "grid" and endless:
             raise ValueError(
                 f"searcher grid tries all combinations, and {endless[0]} has endlessly many values; give choice, grid "
                 "or integers, or take searcher random or optuna"
+            )
+        grid = [one.values or () for one in self.space.values() if one.grid or self.searcher.kind == "grid"]
+        if (combinations := math.prod(map(len, grid))) > MOST_COMBINATIONS:
+            raise ValueError(
+                f"space has {combinations:,} combinations to try, and {MOST_COMBINATIONS:,} are the most; give fewer "
+                "values, or take choice or integers with searcher random or optuna"
             )
         budget = self.budget
         if self.searcher.kind != "grid" and not (budget.trials or budget.hours or budget.gpu_hours):

@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from ray import tune
 from ray.tune.search import Searcher
 
 from pipeline.sweep.base import Sweep
@@ -21,8 +22,8 @@ from pipeline.sweep.trials import FINISHED, Trial, Trials
 from stages.config import InputError
 
 DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
-ENOUGH = 8
-"""Trials that are done, from which on the importance of parameters is estimated."""
+ENOUGH, ENOUGH_EACH = 8, 4
+"""Trials that are done, in all and for each parameter, from which on the importance of parameters is estimated."""
 
 
 class Suggester:
@@ -66,7 +67,7 @@ class Suggester:
         """How much of the first metric's variance each parameter explains (fANOVA, Hutter et al. 2014), of the
         parameters that all trials have; null where too few trials are done, or all came to the same."""
         done = [trial for trial in self._study.trials if trial.state == TrialState.COMPLETE]
-        if len(done) < ENOUGH or len({trial.values[0] for trial in done}) < 2:
+        if len(done) < max(ENOUGH, ENOUGH_EACH * len(self._spec.space)) or len({trial.values[0] for trial in done}) < 2:
             return None
         found = optuna.importance.get_param_importances(
             self._study,
@@ -109,15 +110,22 @@ class Suggestions(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Ray Tune's word that a trial ended: by itself, by the scheduler, at the end of the time, or with its
         process."""
+        if error:  # `lost` is told why
+            return
         trial, found = self._running.pop(trial_id), result or {}
         state, why = found.get("state", "running"), found.get("why", "")
-        if error:
-            state, why = "failed", "its process was lost; was memory short?"
-        elif trial_id in self._stopped:
+        if trial_id in self._stopped:
             state = "stopped"
         self._trials.ended(trial, state=state, why=why, **json.loads(found.get("facts", "{}")))
         if trial.finished:
             self._suggester.tell(trial)
+
+    def lost(self, trial_id: str, told: str) -> None:
+        """A trial's process died. told: what Ray says of it."""
+        lines = [line.strip() for line in told.splitlines() if line.strip()]
+        # Ray's first line says that it died; what it died of, where that is memory, comes later.
+        why = next((line for line in lines if "memory" in line), lines[0] if lines else "nobody knows why")
+        self._trials.ended(self._running.pop(trial_id), state="failed", why=f"the trial's own process was lost: {why}")
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray Tune keeps what it would restore a sweep from, and the log does that."""
@@ -140,6 +148,22 @@ class Suggestions(Searcher):
             return None
         settings = self._suggester.ask()
         return None if settings is None else self._trials.suggested(settings)
+
+
+class Losses(tune.Callback):
+    """Brings to the suggestions why a trial's process died, which Ray Tune tells its callbacks alone."""
+
+    def __init__(self, suggestions: Suggestions) -> None:
+        self._suggestions = suggestions
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as of the suggestions."""
+        return {}
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Ray Tune's word. Its file begins with a line of its own."""
+        _, _, told = Path(trial.error_file).read_text().partition("\n")
+        self._suggestions.lost(trial.trial_id, told)
 
 
 def replayed(sweep: Sweep, trials: Trials) -> Suggester:

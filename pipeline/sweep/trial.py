@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -54,6 +55,19 @@ def run_trial(config: dict[str, Any], spec: Spec, url: str, board: Any) -> None:
     """
     from ray import tune
 
+    for report in _reports(config, spec, url, board):
+        tune.report(report)
+
+
+def _reports(config: dict[str, Any], spec: Spec, url: str, board: Any) -> Iterator[dict[str, Any]]:
+    """What each rung comes to, and at last why there are no more, whatever happened."""
+    try:
+        yield from _rungs(config, spec, url, board)
+    except Exception as error:  # noqa: BLE001
+        yield {CASES: 0, "state": "failed", "why": f"{type(error).__name__}: {error}"}
+
+
+def _rungs(config: dict[str, Any], spec: Spec, url: str, board: Any) -> Iterator[dict[str, Any]]:
     began, store = time.monotonic(), open_store(url)
     experiment = Experiment.model_validate_json(config["experiment"])
     made = plan({"": experiment})
@@ -82,7 +96,7 @@ def run_trial(config: dict[str, Any], spec: Spec, url: str, board: Any) -> None:
             runs.publish(store, made, outcome.cached | outcome.ran)
         # As text: Ray Tune would flatten what lies within.
         report = {CASES: cases, "state": state, "facts": json.dumps(facts), "why": "\n".join(failed)}
-        tune.report(report | ({} if value is None else {COMPARED: value}))
+        yield report | ({} if value is None else {COMPARED: value})
         if failed:
             return
 

@@ -6,11 +6,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import ConfigDict
+import yaml
+from pydantic import ConfigDict, ValidationError
 
 from pipeline.store import Store
 from pipeline.sweep.measure import Figures
 from pipeline.sweep.space import Settings
+from pipeline.sweep.spec import Spec
+from stages.config import InputError
 
 SPEC, LOG = "sweep.yaml", "trials.jsonl"
 
@@ -46,6 +49,19 @@ class Trial:
     def finished(self) -> bool:
         """Whether nothing more is to be done."""
         return self.state in FINISHED
+
+
+def asked(store: Store, sweep: str) -> tuple[Spec, dict[str, Any]]:
+    """What a sweep in the store was asked: its file, and the base experiment. Raises InputError where another version
+    of brewline wrote it."""
+    written = yaml.safe_load(store.read_run(sweep, SPEC) or b"")
+    try:
+        return Spec.model_validate(written["sweep"]), written["base"]
+    except (ValidationError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{store.place(f'runs/{sweep}/{SPEC}')} cannot be read: it was written by another version of brewline, or "
+            f"is damaged ({str(error).splitlines()[0]}); run the sweep again, which computes no step anew"
+        ) from None
 
 
 class Trials:

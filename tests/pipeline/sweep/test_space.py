@@ -12,6 +12,7 @@ from pipeline.sweep.base import Sweep
 from pipeline.sweep.space import corners, grid
 from pipeline.sweep.spec import METRICS, Spec, load_spec, named_sweeps
 from pipeline.sweep.suggest import Suggester
+from pipeline.sweep.trials import Trial
 from stages.config import InputError
 
 PLAIN: dict[str, Any] = {
@@ -51,6 +52,30 @@ def test_a_parameter_is_there_when_others_are_as_it_says() -> None:
     assert {tuple(one) for one in corners(spec, base)} == {tuple(one) for one in found}
 
 
+def test_what_depends_on_what_is_not_there_is_not_there() -> None:
+    space = {
+        "attack.kind": {"choice": ["gradient-matching", "external"]},
+        "attack.format": {"choice": ["npz", "folder"], "when": {"attack.kind": "external"}},
+        "attack.eps": {"choice": [4, 8], "when": {"attack.format": "npz"}},
+    }
+    spec = Spec.model_validate({**PLAIN, "space": space})
+    found = grid(spec, {"attack": {"kind": "gradient-matching"}}, everything=True)
+    assert [len(one) for one in found] == [1, 3, 3, 2]
+
+
+def test_importance_takes_enough_trials_for_its_parameters() -> None:
+    space = {name: {"uniform": [0, 1]} for name in "abc"}
+    spec = Spec.model_validate({**PLAIN, "space": space, "searcher": {"kind": "random"}, "budget": {"trials": 12}})
+    suggester = Suggester(spec, {})
+    for number in range(12):
+        found = suggester.ask()
+        assert found is not None
+        assert suggester.importance() is None
+        suggester.tell(Trial(number, found, "done", figures={"poison_success": found["b"]}))
+    found = suggester.importance()
+    assert found is not None and max(found, key=found.__getitem__) == "b"
+
+
 KINDS = {
     "choice": {"choice": ["a", None, [1, 2], 0.5]},
     "uniform": {"uniform": [-1, 3]},
@@ -87,8 +112,6 @@ def test_optuna_looks_where_it_was_good() -> None:
     spec = Spec.model_validate(
         {**PLAIN, "space": {"x": {"uniform": [0, 1]}}, "searcher": {"kind": "optuna"}, "budget": {"trials": 60}}
     )
-    from pipeline.sweep.trials import Trial
-
     suggester, drawn = Suggester(spec, {}), []
     for number in range(60):
         found = suggester.ask()
@@ -119,6 +142,19 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a grid without end": ({"space": {"x": {"uniform": [0, 1]}}}, "x has endlessly many values"),
     "no end": ({"searcher": {"kind": "random"}}, "never ends by itself; give budget.trials"),
     "both": ({"settings": {"attack.eps": 4}}, "attack.eps stands in settings and in space"),
+    "a field without results": (
+        {"space": {"runtime.cpus": {"choice": [1, 2]}}},
+        "runtime.cpus, which changes no result",
+    ),
+    "one in another's place": (
+        {"settings": {"attack.steps": 4}, "space": {"attack": {"choice": [{}]}}},
+        "attack takes the place of attack.steps, which is set before it; keep one",
+    ),
+    "too many combinations": (
+        {"space": {"attack.eps": {"integers": [1, 255]}, "attack.steps": {"integers": [1, 10**12]}}},
+        "space has 255,000,000,000,000 combinations to try, and 100,000 are the most",
+    ),
+    "no list": ({"metrics": "brew_loss"}, "metrics: expected a list, found 'brew_loss'"),
     "an unknown searcher": ({"searcher": {"kind": "optunna"}}, "did you mean 'optuna'"),
 }
 
@@ -140,6 +176,42 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "when of nothing": (
         {"space": {"attack.eps": {"choice": [8], "when": {"atack.kind": 1}}}},
         "did you mean 'attack.kind'",
+    ),
+    "when of no value": (
+        {"space": {"attack.eps": {"choice": [8], "when": {"attack.objective": "cosin"}}}},
+        'attack.objective is never "cosin"; give values that it has',
+    ),
+    "when of one below": (
+        {
+            "space": {
+                "attack.eps": {"choice": [8, 16], "when": {"attack.steps": 4}},
+                "attack.steps": {"choice": [4, 8]},
+            }
+        },
+        "attack.steps stands below it; put attack.steps above attack.eps",
+    ),
+    "a grid for some draws": (
+        {
+            "space": {
+                "attack.budget": {"choice": [0.02, 0.05]},
+                "attack.eps": {"grid": [8, 16], "when": {"attack.budget": 0.02}},
+            },
+            "searcher": {"kind": "random"},
+            "budget": {"trials": 4},
+        },
+        "all values of a grid are tried for each draw",
+    ),
+    "a setting of nothing": ({"settings": {"attack.stps": 4}}, r"sweep\.yaml: .*\n.*'stps', did you mean 'steps'"),
+    "B of what nobody brews": (
+        {
+            "settings": {
+                "attack": {"kind": "external", "format": "arrow", "folders": ["here"], "eps": 8},
+                "cases": {"kind": "random", "count": 1},
+            },
+            "space": {"victims.seed": {"choice": [1, 2]}},
+            "metrics": ["brew_loss"],
+        },
+        "B is looked at, and attack external brews nothing",
     ),
     "no such experiment": ({"experiment": "quikstart"}, "did you mean 'quickstart'"),
     "a table": ({"experiment": "witches-brew-table1"}, "has variants, and a sweep has one base"),

@@ -3,6 +3,7 @@ found."""
 
 import csv
 import json
+import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_killed_and_started_again_it_goes_on_with_the_same_suggestions(
     assert set(ends.values()) == {1}
     assert committed.items() <= write_ids(store).items(), "what was committed was computed again"
     (store / "runs" / sweep / "trials.jsonl").unlink()
-    fresh = brewline("sweep", written(**search, concurrency=1), "--store", store)
+    fresh = brewline("sweep", written(**search | {"concurrency": 1}), "--store", store)
     assert fresh.returncode == 0, fresh.stderr
     assert Trials(opened, sweep).all[0].settings == after.all[0].settings
 
@@ -106,6 +107,25 @@ def test_a_trial_that_fails_does_not_end_the_sweep(brewline: Any, written: Any, 
     assert [trial.state for trial in Trials(open_store(store), Sweep.load(file).name).all] == ["done", "failed"]
     assert "failed: trial 1" in done.stdout
     assert "FloatingPointError: the training loss is nan" in done.stdout
+
+
+def test_a_trial_whose_own_process_dies_is_told_with_what_ray_knows(
+    start: Any, written: Any, tmp_path: Path, processes: Any
+) -> None:
+    space, settings = {"attack.eps": {"choice": [8]}}, {"training.epochs": 400}
+    store = tmp_path / "store"
+    process = start("sweep", written(space=space, settings=settings), "--store", store)
+
+    def trials() -> list[int]:
+        return [pid for pid, command in processes.below(process.pid).items() if command.startswith("ray::ImplicitFunc")]
+
+    log = store / "runs"
+    processes.until(lambda: any(log.glob("*/events.jsonl")) and trials(), 120, "no trial began")
+    os.kill(*trials(), signal.SIGKILL)
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "the trial's own process was lost" in told
+    assert "memory" in told
 
 
 @pytest.mark.parametrize("by", ["cases", "brew-loss"])
