@@ -12,7 +12,7 @@ from pipeline.step import Ref
 from pipeline.store import Manifest, Store
 from pipeline.sweep.measure import roles
 from pipeline.sweep.spec import Ends, Spec, named_sweeps
-from pipeline.sweep.tables import figure, front, table, written
+from pipeline.sweep.tables import columns, figure, front, table, written
 from pipeline.sweep.trials import Trial, Trials, asked
 from pipeline.user_yaml import invalid
 from stages.config import Config, InputError
@@ -178,7 +178,7 @@ def sections(result: SweepResult) -> Iterator[str]:
     for one in result.sweeps:
         for number in one.best:
             best = one.trials[number]
-            figures = ", ".join(f"{metric.name} {figure(best, metric.name)}" for metric in one.spec.metrics)
+            figures = ", ".join(f"{name} {figure(best, name)}" for name in columns(one.spec))
             counts = f"{best.cases} cases × {one.victims} victims"
             yield f"The best of {one.sweep}: {written(best.settings)}: {figures}, {counts}.\n"
         yield f"```\n{table(one.spec, one.trials, one.best)}```\n"

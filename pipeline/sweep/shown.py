@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipeline.progress import duration
 from pipeline.sweep.spec import Spec
-from pipeline.sweep.tables import figure, figures_of, value_of, written
+from pipeline.sweep.tables import columns, figure, figures_of, value_of, written
 from pipeline.sweep.trials import Trials
 from pipeline.work import Progress
 
@@ -93,8 +93,8 @@ class Shown(tune.Callback):
 
     def _table(self) -> Group:
         table = Table("trial", *self._spec.space, "state", "steps", box=None, header_style="bold")
-        for metric in self._spec.metrics:
-            table.add_column(metric.name.replace("_", " "), justify="right")
+        for name in columns(self._spec):
+            table.add_column(name.replace("_", " "), justify="right")
         table.add_column("time", justify="right")
         order = sorted(self._trials.all, key=lambda trial: (trial.state == "running", trial.number))
         for trial in order[-SHOWN:]:
@@ -108,7 +108,7 @@ class Shown(tune.Callback):
                 *(value_of(trial.settings.get(path, "")) for path in self._spec.space),
                 trial.state if running or trial.state != "running" else "left",
                 steps,
-                *(figure(trial, metric.name) for metric in self._spec.metrics),
+                *(figure(trial, name) for name in columns(self._spec)),
                 duration(seconds) if seconds else "",
             )
         return Group(table, self._head())

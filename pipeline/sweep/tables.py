@@ -31,6 +31,14 @@ def front(spec: Spec, trials: Sequence[Trial]) -> list[int]:
     return best[:1] if len(signs) == 1 else best
 
 
+def columns(spec: Spec) -> list[str]:
+    """The metrics to show: those asked for, and beside poison success its control, the clean victims'."""
+    names = [metric.name for metric in spec.metrics]
+    if "poison_success" in names:
+        names.insert(names.index("poison_success") + 1, "clean_success")
+    return list(dict.fromkeys(names))
+
+
 def figure(trial: Trial, name: str) -> str:
     """A trial's metric for people; rates in percent, with their standard error."""
     value, error = trial.figures.get(name), trial.figures.get(f"{name}_se")
@@ -45,24 +53,24 @@ def figure(trial: Trial, name: str) -> str:
 
 def table(spec: Spec, trials: Sequence[Trial], best: Sequence[int]) -> str:
     """The trials that are no more running, the best first, then by the first metric."""
-    sign, name = (-1 if spec.metrics[0].mode == "max" else 1), spec.metrics[0].name
+    sign, first = (-1 if spec.metrics[0].mode == "max" else 1), spec.metrics[0].name
 
     def order(trial: Trial) -> tuple[bool, int, float]:
-        value = trial.figures.get(name)
+        value = trial.figures.get(first)
         return trial.number not in best, STATES.index(trial.state), float("inf") if value is None else sign * value
 
     rows = [
         (
             str(trial.number),
             *(value_of(trial.settings.get(path, "")) for path in spec.space),
-            *(figure(trial, metric.name) for metric in spec.metrics),
+            *(figure(trial, name) for name in columns(spec)),
             str(trial.cases),
             f"{trial.state}{', best' if trial.number in best else ''}",
         )
         for trial in sorted(trials, key=order)
         if trial.state != "running"
     ]
-    return aligned(("trial", *spec.space, *(metric.name for metric in spec.metrics), "cases", "state"), rows)
+    return aligned(("trial", *spec.space, *columns(spec), "cases", "state"), rows)
 
 
 def as_csv(spec: Spec, trials: Iterable[Trial]) -> str:
@@ -88,5 +96,5 @@ def written(settings: dict[str, Any]) -> str:
 
 
 def figures_of(spec: Spec, trial: Trial) -> str:
-    found = ", ".join(f"{metric.name} {figure(trial, metric.name)}" for metric in spec.metrics)
+    found = ", ".join(f"{name} {figure(trial, name)}" for name in columns(spec))
     return f"{found}; {trial.ran} of {trial.steps} steps run, {duration(trial.seconds)}"

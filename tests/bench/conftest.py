@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.execute import versions
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -104,6 +106,7 @@ def _machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "system": platform.platform(),
+        **{name: value for name, value in versions().items() if name == "commit"},
     }
 
 

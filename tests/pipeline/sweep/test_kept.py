@@ -58,7 +58,7 @@ def swept(store: Store, tmp_path: Path, tiny: dict[str, Any]) -> SWEPT:
             part = plan if cases == ALL_CASES else first_cases(plan, cases, "cases")
             for key in needed_steps(part, set()):
                 commit(store, plan.steps[key].made_of, key, tmp_path / "nothing")
-            figures = {"poison_success": success, "poison_success_se": 0.1}
+            figures = {"poison_success": success, "poison_success_se": 0.1, "clean_success": 0.0}
             state = "done" if cases == ALL_CASES else "stopped"
             trials.ended(trial, state=state, cases=cases, figures=figures, run=plan.run)
         return sweep
@@ -96,7 +96,8 @@ def test_what_halving_saves_is_kept_beside_full_trials(store: Store, swept: SWEP
     counts = [str(second["steps"]), str(second["steps_shared"])]
     assert row[-10:] == ["3", "1", "2", "0", "5", *counts, minutes, saved, "yes"]
     assert f"`brewline results add {full.name} {halved.name} search`" in text
-    assert f"The best of {halved.name}: attack.eps=16: poison_success 90.0 ± 10.0 %, 3 cases × 1 victims." in text
+    best = "attack.eps=16: poison_success 90.0 ± 10.0 %, clean_success 0.0 %, 3 cases × 1 victims."
+    assert f"The best of {halved.name}: {best}" in text
     assert [line[0] for line in lines if line[-2:] == ["1", "stopped"]] == ["0", "2"]
 
 
