@@ -101,6 +101,7 @@ def test_an_interrupted_run_says_so_and_keeps_its_checkpoints(
     assert store.read(*surrogate.ref) is None
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_share_the_work_and_agree(
     start: Start, tiny_file: Path, tmp_path: Path, finished: Any, write_ids: Callable[[Path], dict[str, str]]
 ) -> None:

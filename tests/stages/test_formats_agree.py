@@ -100,7 +100,13 @@ def tiny(tiny_imagenet_folder: Path, tmp_path_factory: pytest.TempPathFactory, p
     }
 
 
-@pytest.mark.parametrize("augmentation", [Augmentation(flip=False, pad=0), Augmentation(pad=8)], ids=["as-is", "crops"])
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        pytest.param(Augmentation(flip=False, pad=0), id="as-is", marks=pytest.mark.slow),
+        pytest.param(Augmentation(pad=8), id="crops"),
+    ],
+)
 def test_a_victim_is_the_same_from_every_form(
     tiny: dict[str, Poisoned], augmentation: Augmentation, tmp_path: Path, prepared: Prepared
 ) -> None:

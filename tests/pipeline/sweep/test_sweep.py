@@ -94,7 +94,7 @@ def test_killed_and_started_again_it_goes_on_with_the_same_suggestions(
     assert set(ends.values()) == {1}
     assert committed.items() <= write_ids(store).items(), "what was committed was computed again"
     (store / "runs" / sweep / "trials.jsonl").unlink()
-    fresh = brewline("sweep", written(**search | {"concurrency": 1}), "--store", store)
+    fresh = brewline("sweep", written(**search | {"budget": {"trials": 1}}), "--store", store)
     assert fresh.returncode == 0, fresh.stderr
     assert Trials(opened, sweep).all[0].settings == after.all[0].settings
 
@@ -109,6 +109,7 @@ def test_a_trial_that_fails_does_not_end_the_sweep(brewline: Any, written: Any, 
     assert "FloatingPointError: the training loss is nan" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_trial_whose_own_process_dies_is_told_with_what_ray_knows(
     start: Any, written: Any, tmp_path: Path, processes: Any
 ) -> None:
@@ -128,7 +129,7 @@ def test_a_trial_whose_own_process_dies_is_told_with_what_ray_knows(
     assert "memory" in told
 
 
-@pytest.mark.parametrize("by", ["cases", "brew-loss"])
+@pytest.mark.parametrize("by", [pytest.param("cases", marks=pytest.mark.slow), "brew-loss"])
 def test_halving_stops_the_worst_trials_early(brewline: Any, written: Any, tmp_path: Path, by: str) -> None:
     space = {"attack.eps": {"choice": [128, 64, 1, 2, 3, 4]}}
     file = written(
