@@ -33,8 +33,14 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 def invalid(what: str, error: ValidationError) -> InputError:
     """What is wrong with a file for its user: each field, what it holds and what was expected."""
-    lines = [f"  {_place(item['loc'])}: {_message(item)}" for item in error.errors()]
+    found = [item for item in error.errors() if not _only_counted(item)]
+    lines = [f"  {_place(item['loc'])}: {_message(item)}" for item in found]
     return InputError("\n".join([f"{what} is not valid:", *lines]))
+
+
+def _only_counted(error: Any) -> bool:
+    """Whether a list is called too short as what it holds is wrong, which is told already."""
+    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
 
 
 def _place(location: tuple[int | str, ...]) -> str:
@@ -51,8 +57,11 @@ def _message(error: Any) -> str:
     if error["type"] == "literal_error" and isinstance(error["input"], str):
         known = [name.strip("' ") for name in context["expected"].replace(" or ", ",").split(",")]
         return f"found {error['input']!r}, {nearest(error['input'], known)}"
+    if error["type"] == "too_short":
+        return f"expected {context['min_length']} at least, found none"
     if error["type"] in ("tuple_type", "list_type"):
         return f"expected a list, found {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ")
     found = error["input"]
-    return f"{message}, found {found!r}" if isinstance(found, str | int | float | None) else message
+    told = isinstance(found, str) and repr(found) in message
+    return f"{message}, found {found!r}" if isinstance(found, str | int | float | None) and not told else message

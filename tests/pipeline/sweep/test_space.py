@@ -127,11 +127,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown field": ({"serchers": {}}, "unknown field 'serchers', did you mean 'searcher'"),
     "an unknown metric": (
         {"metrics": ["poison_sucess"]},
-        "'poison_sucess', did you mean 'poison_success'",
+        r"'poison_sucess', did you mean 'poison_success'\?$",
     ),
     "no budget": ({"budget": {"trials": 0}}, r"budget\.trials: .* greater than or equal to 1, found 0"),
     "no hours": ({"budget": {"hours": 0}}, r"budget\.hours: .* greater than 0, found 0"),
-    "an empty space": ({"space": {}}, "space: .* at least 1 item"),
+    "an empty space": ({"space": {}}, "space: expected 1 at least, found none"),
     "no values": ({"space": {"attack.eps": {"choice": []}}}, r"space\.attack\.eps: choice is empty"),
     "two kinds": ({"space": {"x": {"choice": [1], "grid": [2]}}}, "give one of .* found choice and grid"),
     "an interval the wrong way": (
