@@ -35,7 +35,7 @@ from pipeline.runner import Runner
 from pipeline.sizes import gigabytes, sizes
 from pipeline.step import SHOWN, Ref, Step, difference
 from pipeline.store import Store, StoreError, open_store
-from pipeline.sweep.trials import LOG
+from pipeline.sweep.trials import is_sweep
 from pipeline.user_yaml import read_yaml
 from stages.config import InputError, nearest
 from stages.data.datasets import absent_folder
@@ -198,7 +198,7 @@ def status(
         for name in opened.runs():
             print(name)
         return
-    if LOG in opened.run_files(run):
+    if is_sweep(opened, run):
         cli_sweep.show(opened, run)
         return
     found = runs.states(opened, run)

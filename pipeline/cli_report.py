@@ -61,7 +61,8 @@ def report(
 def _sweep(store: Store, names: list[str], out: Path | None, tensorboard: Path | None) -> bool:
     """Whether a sweep is named, and its page made. Raises InputError where something else is named too, or nothing that
     the store has."""
-    from pipeline.report.sweep import collect_sweep, is_sweep
+    from pipeline.report.sweep import collect_sweep
+    from pipeline.sweep.trials import is_sweep
 
     there = store.runs()
     for name in names:

@@ -31,7 +31,8 @@ def sweep(
     with connect(address) as machines:
         result = run(made, opened, machines, Console(stderr=True))
     print(table(made.spec, result.trials, result.best), end="")
-    counts = {state: sum(trial.state == state for trial in result.trials) for state in ("done", "stopped", "failed")}
+    named = {"done": "done", "stopped": "stopped", "failed": "failed", "running": "left"}
+    counts = {told: sum(trial.state == state for trial in result.trials) for state, told in named.items()}
     print(f"{len(result.trials)} trials: " + ", ".join(f"{count} {state}" for state, count in counts.items()), end="")
     print(f". {result.steps} steps, {result.saved} of them shared with others. Sweep {result.name} in {opened.url}")
     if result.importance:

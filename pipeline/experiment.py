@@ -125,6 +125,10 @@ def named_experiments() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
+_TOLD = {"format", "name", "description", "paper", "paper_success", "runtime"}
+"""Fields that change no figure."""
+
+
 def load_experiments(file_or_name: str, settings: Iterable[str] = ()) -> dict[str, Experiment]:
     """Read an experiment by file or by name, with `field.path=value` settings over it.
 
@@ -151,7 +155,10 @@ def load_experiments(file_or_name: str, settings: Iterable[str] = ()) -> dict[st
                     "all variants, so copy the file and change it there"
                 )
         for path, value in [*own.items(), *given]:
-            _set(varied, str(path), value)
+            set_field(varied, str(path), value)
+        changed = {name for name, _ in given if name.partition(".")[0] not in _TOLD} - {"dataset.root", "cases.file"}
+        if changed and "paper_success" not in dict(given):
+            varied.pop("paper_success", None)  # it is of the setting as it stands in the file
         experiments[variant] = parse(varied, f"{file_or_name}, variant {variant}" if variant else file_or_name)
     first = next(iter(experiments.values()))
     for variant, experiment in experiments.items():
@@ -251,7 +258,7 @@ def _setting(text: str) -> tuple[str, Any]:
         raise InputError(f"--set {text}: the value cannot be read as YAML: {error}") from None
 
 
-def _set(data: dict[str, Any], path: str, value: Any) -> None:
+def set_field(data: dict[str, Any], path: str, value: Any) -> None:
     """Put a value at `field.path` in `data`."""
     *parents, last = path.split(".")
     for depth, name in enumerate(parents):

@@ -31,8 +31,8 @@ class Watcher(Protocol):
     def progressed(self, reports: Mapping[str, Progress]) -> None:
         """Running steps' new reports, by key; the first is of 0 done. Called a few times a second."""
 
-    def ended(self, step: Step, manifest: Manifest) -> None:
-        """A step is committed."""
+    def ended(self, step: Step, manifest: Manifest, ours: bool) -> None:
+        """A step is committed. ours: by this run, and not meanwhile by another."""
 
     def repeated(self, step: Step, why: str) -> None:
         """A step must run (again) that had run, or that had begun."""

@@ -105,16 +105,17 @@ class Reporter:
         if now - self._flushed > FLUSH_SECONDS:
             self._flush()
 
-    def ended(self, step: Step, manifest: Manifest) -> None:
-        """A step is committed."""
+    def ended(self, step: Step, manifest: Manifest, ours: bool) -> None:
+        """A step is committed. ours: by this run, and not meanwhile by another."""
         self._settled.add(step.key)
         row = self._rows[step.stage]
         row.running.pop(step.key, None)
         row.done.add(step.key)
         row.seconds.append(manifest.provenance["seconds"])
         row.figures = _figures(manifest.metrics) or row.figures
-        self._log_step(step, "done", seconds=manifest.provenance["seconds"], host=manifest.provenance["host"])
-        self._line(step, f"{manifest.provenance['seconds']:8.1f} s  {_figures(manifest.metrics)}")
+        seconds, host = manifest.provenance["seconds"], manifest.provenance["host"]
+        self._log_step(step, "done" if ours else "found", seconds=seconds, host=host)
+        self._line(step, f"{seconds:8.1f} s  {_figures(manifest.metrics)}")
 
     def repeated(self, step: Step, why: str) -> None:
         """A step must run again."""

@@ -5,13 +5,17 @@ from typing import Any
 
 from pipeline.store import Manifest
 
+UNKNOWN = "unknown"
+"""The commit of steps that an installed package computed."""
+
 
 def provenance(manifests: Iterable[Manifest]) -> dict[str, Any]:
     """Where the steps ran and with what: each fact once, as a list where steps differ. One step at least."""
     found = [manifest.provenance for manifest in manifests]
     facts: dict[str, set[str]] = {}
     for one in found:
-        for name, value in {"hardware": one.get("hardware", "not recorded"), **one["versions"]}.items():
+        known = {"hardware": one.get("hardware", "not recorded"), "commit": UNKNOWN, **one["versions"]}
+        for name, value in known.items():
             facts.setdefault(name, set()).add(value)
     same = {name: values.pop() if len(values) == 1 else sorted(values) for name, values in sorted(facts.items())}
     seconds = round(sum(one["seconds"] for one in found))
@@ -21,12 +25,13 @@ def provenance(manifests: Iterable[Manifest]) -> dict[str, Any]:
 def doubts(facts: Mapping[str, Any]) -> list[str]:
     """Why a result with this provenance may not be had again, each as a clause; none where nothing is known to be in
     the way."""
-    commit = facts.get("commit")
+    stated = facts.get("commit") or UNKNOWN
+    commits = stated if isinstance(stated, list) else [stated]
     found = []
-    if not commit:
-        found.append("of an unknown commit")
-    elif "dirty" in str(commit):
+    if UNKNOWN in commits:
+        found.append("of an unknown commit" if len(commits) == 1 else "in part of an unknown commit")
+    if "dirty" in str(commits):
         found.append("made from uncommitted changes")
-    if isinstance(commit, list):
-        found.append(f"made from {len(commit)} commits")
+    if len(known := [commit for commit in commits if commit != UNKNOWN]) > 1:
+        found.append(f"made from {len(known)} commits")
     return found

@@ -16,7 +16,7 @@ from pipeline.step import Ref
 from pipeline.store import Store
 from pipeline.sweep import kept
 from pipeline.sweep.kept import SweepResult
-from pipeline.sweep.trials import LOG
+from pipeline.sweep.trials import is_sweep
 from pipeline.user_yaml import invalid
 from stages.config import InputError, nearest
 from stages.summarize import aligned
@@ -41,7 +41,7 @@ def add(store: Store, named: Sequence[str], name: str, folder: Path) -> Path:
     if absent := next((one for one in named if one not in there), None):
         hint = nearest(absent, there) if there else "it has none"
         raise InputError(f"no run and no sweep {absent!r} in {store.url}; {hint}")
-    runs_named = [one for one in named if LOG not in store.run_files(one)]
+    runs_named = [one for one in named if not is_sweep(store, one)]
     if runs_named and len(named) > 1:
         raise InputError(f"{runs_named[0]} is a run, and a result is of one run, or of sweeps; name it alone")
     file = folder / f"{name}.json"
@@ -104,7 +104,8 @@ def _sections(folder: Path) -> Iterator[str]:
 def _of_variants(result: Result, file: Path) -> Iterator[str]:
     first = next(iter(result.variants.values()))
     about, counts = first.experiment, first.summary["poison_success"]
-    yield f"## {result.name}\n\n{about['description']}. {counts.cases} cases × {counts.victims} victims."
+    described = about["description"] or about["name"]
+    yield f"## {result.name}\n\n{described}. {counts.cases} cases × {counts.victims} victims."
     yield f"[{file.name}]({file.name}): {_made(result.provenance)}.\n"
     rows = {variant or result.name: figures.model_dump() for variant, figures in result.variants.items()}
     papers = {variant or result.name: figures.paper_success for variant, figures in result.variants.items()}
@@ -115,7 +116,7 @@ def _of_variants(result: Result, file: Path) -> Iterator[str]:
 
 def _of_sweeps(result: SweepResult, file: Path) -> Iterator[str]:
     about = result.sweeps[0].spec
-    yield f"## {result.name}\n\n{about.description or about.name}."
+    yield f"## {result.name}\n\n" + ". ".join(one.spec.description or one.spec.name for one in result.sweeps) + "."
     yield f"[{file.name}]({file.name}): {_made(result.provenance)}.\n"
     yield "Made by " + ", ".join(f"`{command}`" for command in result.commands) + ".\n"
     yield from kept.sections(result)

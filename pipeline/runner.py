@@ -187,27 +187,27 @@ class Runner:
             return
         if isinstance(result, Found):
             self._outcome.cached.add(step.key)
-            self._done(step, result.manifest)
+            self._done(step, result.manifest, ours=False)
         elif isinstance(result, Manifest):
             self._outcome.ran.add(step.key)
-            self._done(step, result)
+            self._done(step, result, ours=True)
         elif isinstance(result, Failure):
             self._fail(step, result)
         else:
             self._watcher.paused(step)
             self._wait(step, result)
 
-    def _done(self, step: Step, manifest: Manifest) -> None:
+    def _done(self, step: Step, manifest: Manifest, ours: bool) -> None:
         self._damaged.discard(step.key)
         self._ended[step.key] = time.monotonic()
-        self._watcher.ended(step, manifest)
+        self._watcher.ended(step, manifest, ours)
         self._queue.done(step)
 
     def _wait(self, step: Step, result: Gone | Held | Away) -> None:
         """A step could not be done yet."""
         if isinstance(result, Held):
-            self._held[step.key] += 1
             pause = HELD_FIRST_SECONDS * 2 ** min(self._held[step.key], 9)
+            self._held[step.key] += 1
             self._queue.add_later(step, min(result.seconds, HELD_SECONDS, pause))
             return
         if isinstance(result, Away):

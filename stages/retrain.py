@@ -69,7 +69,10 @@ def _alignment(dataset: "Dataset", inputs: Mapping[str, Path], ctx: Context) -> 
     """Says how the gradients of the poisons and of the case's targets agree in a network."""
     from stages.brew.alignment import gradient_alignment
     from stages.data.cases import load_case
+    from stages.shards import overlay, poisons
 
     case = load_case(inputs["case"])
-    poisons, targets = dataset.train.of(case.poison_ids), dataset.test.of(case.target_ids)
-    return lambda model: gradient_alignment(model, poisons, targets, case.intended_class, ctx)
+    # Poisons made elsewhere need not be the images that the case names.
+    changed = poisons.load(inputs["overlay"], overlay.STEM).ids
+    poisoned, targets = dataset.train.of(changed), dataset.test.of(case.target_ids)
+    return lambda model: gradient_alignment(model, poisoned, targets, case.intended_class, ctx)

@@ -116,10 +116,11 @@ def _brews(cases: Sequence[CaseFound]) -> Chart:
     def draw(width: float) -> Figure:
         shown = []
         for case in cases:
-            numbers = list(case.restarts)
-            chosen = None if case.chosen is None else numbers.index(case.chosen)
+            # The brew of a restart may be gone from the store, while who was chosen is known.
+            lines = [case.restarts.get(number, ()) for number in range(max(case.restarts) + 1)]
+            chosen = case.chosen if case.chosen in case.restarts else None
             title = shorten(case.title, 22 if width < WIDE else 30)
-            shown.append(figures.BrewLoss(title, list(case.restarts.values()), chosen, case.B))
+            shown.append(figures.BrewLoss(title, lines, chosen, case.B))
         return figures.brew_loss(shown, width)
 
     known = [f"case {case.number} ends at B = {case.B:.3f}" for case in cases if case.B is not None]

@@ -12,6 +12,7 @@ from pipeline.report import again, charts, tables
 from pipeline.report.collect import RunFound, VariantFound
 from pipeline.report.drawing import Chart, Drawn, drawn
 from pipeline.report.pictures import PAGE_BYTES, gallery
+from pipeline.report.sweep import setting
 from pipeline.step import SHOWN
 from stages.summarize import RATES, rate
 
@@ -128,7 +129,7 @@ def _groups(runs: Sequence[RunFound]) -> list[_Group]:
 
 def _comparison(groups: Sequence[_Group], draw: Any) -> dict[str, Any]:
     names, found = [group.label for group in groups], [group.figures for group in groups]
-    table, pairs = tables.compared(names, found)
+    table, pairs = tables.compared(names, found, all(group.variant.done for group in groups))
     note = (
         "All have the same cases, so each case is compared with itself: the differences are means over cases ± their "
         "standard error."
@@ -164,6 +165,9 @@ def asked(experiment: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"{many(attack['restarts'], 'restart')} of {many(attack['steps'], 'step')}, {attack['objective']}",
             )
         )
+        if race := attack.get("race"):
+            after = " and ".join(map(str, race["at"]))
+            rows.append(("raced", f"the best {100 * race['keep']:g} % go on after {after} steps"))
         members = surrogates.get("count") or max(
             len(surrogates.get("networks") or ()), len(surrogates.get("epochs") or ()), 1
         )
@@ -177,6 +181,7 @@ def asked(experiment: Mapping[str, Any]) -> list[tuple[str, str]]:
         *rows,
         ("cases", f"{cases.get('count', len(cases.get('cases', ())))}, {cases['kind']}"),
         ("victims", f"{victims['count']} a case, and as many clean ones of the same seeds"),
+        *((f"victims' {name}", setting(victims[name])) for name in ("network", "training") if victims.get(name)),
         ("seeds", ", ".join(stated)),
     ]
 

@@ -29,8 +29,8 @@ def gallery(variant: VariantFound, page_bytes: int) -> dict[str, Any]:
         missing = "The pictures are made when the run is summed up, which it is not yet."
     elif not variant.told:
         missing = (
-            "The run was summed up by an older brewline, without pictures for reports: run it again, and that step "
-            "alone is done anew."
+            "The run was summed up by an older brewline, without pictures for reports: run it again, which does that "
+            "step alone anew, and report the run that this gives: it has a new name."
         )
     return {"gallery": cases, "more": more, "no_pictures": missing}
 

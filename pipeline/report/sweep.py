@@ -5,15 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
 from pipeline import runs
 from pipeline.provenance import provenance
 from pipeline.store import Store, StoreError
 from pipeline.sweep.spec import Spec
 from pipeline.sweep.tables import front
-from pipeline.sweep.trials import LOG, SPEC, Trial, Trials
+from pipeline.sweep.trials import LOG, Trial, Trials, asked
 
 FIGURES = "sweep.json"
 MOST_LINES, MOST_PANELS = 7, 4
@@ -25,7 +22,8 @@ class SweepFound:
     """What is known of a sweep, finished or not.
 
     base: its base experiment, with every default.  best: the best trials so far, by the first metric.  experiments:
-    those of the best, by the names of their runs.  importance, saved: as at the sweep's last end; null before it.
+    those of the best, by the names of their runs.  importance, steps, saved: as at the sweep's last
+    end; null before it.
     """
 
     name: str
@@ -36,6 +34,7 @@ class SweepFound:
     best: Sequence[Trial]
     experiments: Mapping[str, Mapping[str, Any]]
     importance: Mapping[str, float] | None
+    steps: int | None
     saved: int | None
     provenance: Mapping[str, Any] | None
 
@@ -61,9 +60,11 @@ class SweepFound:
         return [field for field, values in found.items() if len(values) > 1 and all(map(is_number, values))]
 
     def split(self, across: str) -> tuple[str | None, str | None]:
-        """What a chart with `across` on its axis has a line for each value of, and what a panel: fields of few values,
-        numbers as lines first; none where there is no such field."""
-        others = {field: self.values(field) for field in self.spec.space if field != across}
+        """What a chart with `across` on its axis has a line for each value of, and what a panel: fields of few values
+        that all trials have, numbers as lines first; none where there is no such field."""
+        trials = self.measured(self.spec.metrics[0].name)
+        common = [field for field in self.spec.space if all(field in trial.settings for trial in trials)]
+        others = {field: self.values(field) for field in common if field != across}
         few = [field for field, values in others.items() if 2 <= len(values) <= MOST_LINES]
         few.sort(key=lambda field: (not all(map(is_number, others[field])), len(others[field])))
         panels = [field for field in few[1:] if len(others[field]) <= MOST_PANELS]
@@ -89,25 +90,19 @@ def setting(value: Any) -> str:
         return ", ".join(f"{name} {setting(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(setting, value))}]"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def is_sweep(store: Store, name: str) -> bool:
-    """Whether a name among the runs is a sweep's."""
-    return store.age_run(name, SPEC) is not None
+    return "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def collect_sweep(store: Store, name: str) -> SweepFound:
-    """Everything that a report says of a sweep. Raises StoreError where its files are another version's, or damaged."""
+    """Everything that a report says of a sweep. Raises InputError or StoreError where its files are another version's,
+    or damaged."""
+    spec, base = asked(store, name)
     try:
-        written = yaml.safe_load(store.read_run(name, SPEC) or b"")
-        spec, base = Spec.model_validate(written["sweep"]), written["base"]
         trials = Trials(store, name).all
         ended = json.loads(store.read_run(name, FIGURES) or b"{}")
-    except (ValidationError, yaml.YAMLError, ValueError, KeyError, TypeError, IndexError) as error:
-        told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise StoreError(
-            f"{store.place(f'runs/{name}')}: {SPEC}, {LOG} or {FIGURES} cannot be read: {told}; written by another "
+            f"{store.place(f'runs/{name}')}: {LOG} or {FIGURES} cannot be read: {error!r}; written by another "
             "version of brewline, or damaged. Run the sweep again: steps that are done are not repeated"
         ) from error
     metric = spec.metrics[0]
@@ -126,6 +121,7 @@ def collect_sweep(store: Store, name: str) -> SweepFound:
         best=best,
         experiments={run: runs.experiment_of(store, run, "") for trial in best if (run := trial.run) in there and run},
         importance=ended.get("importance"),
+        steps=ended.get("steps"),
         saved=ended.get("steps_saved"),
         provenance=provenance(manifests) if manifests else None,
     )

@@ -169,7 +169,7 @@ def _response(sweep: SweepFound, field: str, name: str) -> Chart:
     split, apart = sweep.split(field)
     by = f", a line for each {split}" if split else ""
     by += f", a panel for each {apart}" if apart else ""
-    trials = sweep.measured(name)
+    trials = [trial for trial in sweep.measured(name) if field in trial.settings]
     note = "A trial's bar is its standard error over cases."
     told = [one for one in (field, split, apart) if one]
     if len({str([trial.settings.get(one) for one in told]) for trial in trials}) < len(trials):

@@ -122,9 +122,8 @@ def _cards(sweep: SweepFound) -> list[dict[str, Any]]:
     for trial in sweep.best[:1]:
         best = {"name": f"best {label(name)}", "figure": figure(trial, name), "strong": True}
         cards.insert(0, best | {"note": f"trial {trial.number}"})
-    steps = sum(trial.steps for trial in sweep.trials if trial.finished)
     saved = {"name": "steps saved", "figure": "–" if sweep.saved is None else str(sweep.saved), "strong": False}
-    told = "known at its end" if sweep.saved is None else f"of {steps}: trials share them"
+    told = "known at its end" if sweep.saved is None else f"of {sweep.steps}: trials share them"
     return [*cards, saved | {"note": told}]
 
 
@@ -136,10 +135,11 @@ def _notices(sweep: SweepFound) -> list[dict[str, str]]:
         notices.append({"head": "The sweep is not finished.", "text": text})
     if failed:
         notices.append({"head": f"{many(failed, 'trial')} failed.", "text": "Why is in the table of all trials."})
-    name = sweep.spec.metrics[0].name
-    found = [value_of(trial, name) for trial in sweep.measured(name)]
+    names = [metric.name for metric in sweep.spec.metrics]
+    found = [tuple(value_of(trial, name) for name in names) for trial in sweep.measured(*names)]
     if len(found) > 1 and len(set(found)) == 1:
-        text = f"All {len(found)} came to the same {label(name)}; the first of them is shown as the best."
+        same = " and ".join(map(label, names))
+        text = f"All {len(found)} came to the same {same}; the first of them is shown as the best."
         notices.append({"head": "No trial is better than another.", "text": text})
     return notices
 
@@ -155,9 +155,10 @@ def _table(sweep: SweepFound) -> Table:
     rows = []
     for trial in sweep.trials:
         row = [Cell(f"{trial.number}", trial.number, trial in sweep.best), Cell(trial.state)]
-        for field in sweep.spec.space:
+        for field, column in zip(sweep.spec.space, head[2:], strict=False):
             value = trial.settings.get(field)
-            row.append(Cell("–", "") if value is None else Cell(setting(value), value if is_number(value) else None))
+            sorts = value if column.number else None
+            row.append(Cell(setting(value), sorts) if field in trial.settings else Cell("–", ""))
         for name in figures:
             known = trial.figures.get(name)
             row.append(Cell("–", "") if known is None else Cell(figure(trial, name), known))

@@ -37,12 +37,11 @@ class Table:
     head: Sequence[Column]
     bodies: Sequence[Sequence[Sequence[Cell]]]
     foot: Sequence[Cell] = field(default_factory=tuple)
-    sortable: bool = True
 
 
-def number(value: float | None, text: str, strong: bool = False) -> Cell:
+def number(value: float | None, text: str) -> Cell:
     """A number as it is shown; a dash where there is none."""
-    return Cell("–", "") if value is None else Cell(text.format(value), value, strong)
+    return Cell("–", "") if value is None else Cell(text.format(value), value)
 
 
 def percent(value: float | None, strong: bool = False) -> Cell:
@@ -140,13 +139,11 @@ def of_steps(run: RunFound) -> Table:
     )
 
 
-def compared(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> tuple[Table, bool]:
-    """A row a variant; and, where all have the same cases and all of those are evaluated, a body for each variant that
-    the others may be compared with, in pairs. Says whether they pair."""
+def compared(names: Sequence[str], found: Sequence[Mapping[str, Any]], whole: bool) -> tuple[Table, bool]:
+    """A row a variant; and, where all are whole and have the same cases, a body for each variant that the others may
+    be compared with, in pairs. Says whether they pair."""
     first, *others = found
-    pairs = all(same_cases(figures, first) for figures in others) and all(
-        row["success"] is not None for figures in found for row in figures["cases"]
-    )
+    pairs = whole and all(same_cases(figures, first) for figures in others)
     head = [Column("variant"), Column("cases", True), Column("B", True)]
     head += [Column(name.replace("_", " "), True) for name in RATES]
     if pairs:

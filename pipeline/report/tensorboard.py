@@ -36,6 +36,9 @@ def scalars(variant: VariantFound, labels: dict[str, str]) -> Iterator[tuple[str
             place = labels[key].replace(" ", "-")
             for name in ("loss", "accuracy", "rate"):
                 yield place, f"train/{name}", list(enumerate(curves[name], 1))
+            if "alignment" in curves:
+                pairs = zip(curves["watched_epochs"], curves["alignment"], strict=True)
+                yield place, "train/alignment", [(int(at), one) for at, one in pairs]
     for case in variant.cases:
         for restart, losses in case.restarts.items():
             yield f"case-{case.number}-restart-{restart}", "brew/B", list(enumerate(losses))

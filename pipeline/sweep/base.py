@@ -79,7 +79,11 @@ class Sweep:
         spec, scheduler = self.spec, self.spec.scheduler
         by_loss = scheduler is not None and scheduler.by == "brew-loss"
         looked_at = by_loss or any(metric.name == "brew_loss" for metric in spec.metrics)
-        if looked_at and self.base["attack"]["kind"] == "external" and "attack.kind" not in spec.space:
+        if (
+            looked_at
+            and self.base["attack"]["kind"] == "external"
+            and not {"attack", "attack.kind"} & spec.space.keys()
+        ):
             raise InputError("B is looked at, and attack external brews nothing; name another metric")
         if scheduler is None:
             return

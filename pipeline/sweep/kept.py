@@ -1,6 +1,8 @@
 """Sweeps worth keeping, as a part of results/: what was asked, every trial, the computing, and tables of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -11,7 +13,7 @@ from pipeline.result_file import Name, without_places
 from pipeline.step import Ref
 from pipeline.store import Manifest, Store
 from pipeline.sweep.measure import roles
-from pipeline.sweep.spec import Ends, Spec, named_sweeps
+from pipeline.sweep.spec import Ends, Spec, load_spec, named_sweeps
 from pipeline.sweep.tables import columns, figure, front, table, written
 from pipeline.sweep.trials import Trial, Trials, asked
 from pipeline.user_yaml import invalid
@@ -87,8 +89,7 @@ def kept(store: Store, sweeps: Sequence[str], name: str) -> SweepResult:
     """The result of finished sweeps. Raises InputError where one is not finished, or its steps are not there."""
     manifests: dict[str, Manifest] = {}
     found = [_sweep(store, sweep, manifests) for sweep in sweeps]
-    files = [one["spec"].name for one in found]
-    commands = [f"brewline sweep {file if file in named_sweeps() else f'{file}.yaml'}" for file in files]
+    commands = [f"brewline sweep {_file(asked(store, sweep)[0])}" for sweep in sweeps]
     commands.append(f"brewline results add {' '.join(sweeps)} {name}")
     try:
         return SweepResult(
@@ -120,15 +121,21 @@ def _sweep(store: Store, sweep: str, manifests: dict[str, Manifest]) -> dict[str
     plan = runs.planned(store, trials[best[0]].run or "")
     return {
         "sweep": sweep,
-        "spec": spec.model_copy(update={"settings": _without_machine(spec.settings)}),
+        "spec": spec.model_copy(update={"settings": {}, "experiment": Path(spec.experiment).stem}),
         "base": without_places(base),
-        "trials": tuple(trials),
+        "trials": tuple(replace(trial, why=trial.why.partition(":")[0]) for trial in trials),
         "best": tuple(best),
         "victims": sum(role.startswith("poisoned.0.") for role in _summary(plan)["inputs"]),
         "steps": len(needed),
         "steps_shared": sum(map(len, of_trials)) - len(needed),
         "step_seconds": round(sum(manifest.provenance["seconds"] for manifest in there.values()), 1),
     }
+
+
+def _file(spec: Spec) -> str:
+    """What `brewline sweep` was given: a sweep that ships, or a file."""
+    shipped = named_sweeps().get(spec.name)
+    return spec.name if shipped is not None and load_spec(shipped) == spec else f"{spec.name}.yaml"
 
 
 def _needed(plan: Sequence[Mapping[str, Any]], trial: Trial, ends: Ends) -> set[Ref]:
@@ -150,12 +157,6 @@ def _needed(plan: Sequence[Mapping[str, Any]], trial: Trial, ends: Ends) -> set[
 def _summary(plan: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     (found,) = (step for step in plan if "variant" in step)
     return found
-
-
-def _without_machine(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings over the base without what is of one machine only."""
-    places = ("runtime", "dataset.root", "cases.file")
-    return {path: value for path, value in settings.items() if not path.startswith(places)}
 
 
 HEAD = (

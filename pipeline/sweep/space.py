@@ -1,10 +1,12 @@
 """From a search space to suggestions: which parameters are there, and what each is given."""
 
+import copy
 import itertools
 import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pipeline.experiment import set_field
 from pipeline.sweep.spec import Parameter, Spec
 from stages.config import InputError, nearest
 
@@ -27,18 +29,19 @@ def check_space(spec: Spec, base: Mapping[str, Any]) -> None:
     above: list[str] = []
     for path, parameter in spec.space.items():
         for field, wanted in parameter.when.items():
-            if field not in above and not _has(base, field):
+            within = any(field.startswith(f"{one}.") for one in above)
+            if field not in above and not within and not _has(base, field):
                 raise InputError(
                     f"space.{path}.when: {field} is no parameter above it and no field of the experiment, "
                     f"{nearest(field, [*above, *_paths(base)])}"
                 )
             if field in spec.space and field not in above:
                 raise InputError(f"space.{path}.when: {field} stands below it; put {field} above {path}")
-            if not _may_be(field, wanted, spec.space.get(field), base):
+            if not within and not _may_be(field, wanted, spec.space.get(field), base):
                 raise InputError(f"space.{path}.when: {field} is never {json.dumps(wanted)}; give values that it has")
             if spec.searcher.kind != "grid" and parameter.grid and field in above and not spec.space[field].grid:
                 raise InputError(
-                    f"space.{path}: all values of a grid are tried for each draw of the others, but this one is there "
+                    f"space.{path}: a grid goes through its values in turn, but this one is there "
                     f"only for some {field}; give choice in place of grid, or take searcher grid"
                 )
         above.append(path)
@@ -47,12 +50,12 @@ def check_space(spec: Spec, base: Mapping[str, Any]) -> None:
 def is_there(parameter: Parameter, so_far: Settings, base: Mapping[str, Any]) -> bool:
     """Whether a parameter is there, given those above it."""
 
-    def holds(field: str, wanted: Any) -> bool:
-        if field not in so_far and not _has(base, field):
-            return False
-        return (so_far[field] if field in so_far else _value(base, field)) in _listed(wanted)
-
-    return all(holds(field, wanted) for field, wanted in parameter.when.items())
+    if not parameter.when:
+        return True
+    data = copy.deepcopy(dict(base))
+    for path, value in so_far.items():
+        set_field(data, path, value)
+    return all(_has(data, field) and _value(data, field) in _listed(wanted) for field, wanted in parameter.when.items())
 
 
 def grid(spec: Spec, base: Mapping[str, Any], everything: bool) -> list[Settings]:

@@ -131,7 +131,7 @@ class Budget(Config):
     hours: Annotated[float, Field(gt=0)] | None = None
     """Of this start of the sweep."""
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
-    """Of steps that trials computed, earlier starts included; no trial begins after it."""
+    """Of steps computed by trials that ended, earlier starts included; no trial begins after it."""
 
 
 class Spec(Config):

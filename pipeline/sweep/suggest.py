@@ -108,15 +108,15 @@ class Suggestions(Searcher):
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Ray Tune's word that a trial ended: by itself, by the scheduler, at the end of the time, or with its
-        process."""
+        """Ray Tune's word that a trial ended: by itself, by the scheduler, or with its process."""
         if error:  # `lost` is told why
             return
-        trial, found = self._running.pop(trial_id), result or {}
+        trial, found = self._running[trial_id], result or {}
         state, why = found.get("state", "running"), found.get("why", "")
         if trial_id in self._stopped:
             state = "stopped"
         self._trials.ended(trial, state=state, why=why, **json.loads(found.get("facts", "{}")))
+        del self._running[trial_id]
         if trial.finished:
             self._suggester.tell(trial)
 
@@ -125,7 +125,8 @@ class Suggestions(Searcher):
         lines = [line.strip() for line in told.splitlines() if line.strip()]
         # Ray's first line says that it died; what it died of, where that is memory, comes later.
         why = next((line for line in lines if "memory" in line), lines[0] if lines else "nobody knows why")
-        self._trials.ended(self._running.pop(trial_id), state="failed", why=f"the trial's own process was lost: {why}")
+        self._trials.ended(self._running[trial_id], state="failed", why=f"the trial's own process was lost: {why}")
+        del self._running[trial_id]
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray Tune keeps what it would restore a sweep from, and the log does that."""

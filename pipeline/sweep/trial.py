@@ -35,9 +35,9 @@ class TrialReporter(Reporter):
         self._number, self._board, self._of = str(number), board, len(made.steps)
         self._there = set(cached)
 
-    def ended(self, step: Step, manifest: Manifest) -> None:
+    def ended(self, step: Step, manifest: Manifest, ours: bool) -> None:
         """A step is committed."""
-        super().ended(step, manifest)
+        super().ended(step, manifest, ours)
         self._there.add(step.key)
         self._board.write.remote(self._number, Progress(len(self._there), self._of, {}, ""))
 

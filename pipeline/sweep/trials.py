@@ -51,16 +51,22 @@ class Trial:
         return self.state in FINISHED
 
 
+def is_sweep(store: Store, name: str) -> bool:
+    """Whether a name among the runs is a sweep's."""
+    return store.age_run(name, SPEC) is not None
+
+
 def asked(store: Store, sweep: str) -> tuple[Spec, dict[str, Any]]:
     """What a sweep in the store was asked: its file, and the base experiment. Raises InputError where another version
     of brewline wrote it."""
-    written = yaml.safe_load(store.read_run(sweep, SPEC) or b"")
     try:
+        written = yaml.safe_load(store.read_run(sweep, SPEC) or b"")
         return Spec.model_validate(written["sweep"]), written["base"]
-    except (ValidationError, TypeError, KeyError) as error:
+    except (ValidationError, yaml.YAMLError, TypeError, KeyError) as error:
+        told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise InputError(
             f"{store.place(f'runs/{sweep}/{SPEC}')} cannot be read: it was written by another version of brewline, or "
-            f"is damaged ({str(error).splitlines()[0]}); run the sweep again, which computes no step anew"
+            f"is damaged ({told}); run the sweep again, which computes no step anew"
         ) from None
 
 
@@ -84,7 +90,8 @@ class Trials:
         self._log({"event": "ended", "number": trial.number, **facts})
 
     def _log(self, event: dict[str, Any]) -> None:
-        self._store.append_run(self._sweep, LOG, json.dumps(event) + "\n")
+        # The line before may have been cut short.
+        self._store.append_run(self._sweep, LOG, "\n" + json.dumps(event) + "\n")
         self.events.append(event)
         self._take(event)
 
@@ -94,6 +101,7 @@ class Trials:
             return
         trial = self.all[event["number"]]
         earlier = trial.gpu_seconds, trial.ran, trial.seconds
+        trial.gpu_seconds, trial.ran, trial.seconds = 0.0, 0, 0.0
         for name, value in event.items():
             if name not in ("event", "number"):
                 setattr(trial, name, value)

@@ -82,7 +82,7 @@ def test_what_was_exported_comes_back_as_the_same(
     assert first == second
     folder = store / "runs" / result["run"]
     assert not (folder / "brew-loss.png").exists() and (folder / "case-00.png").exists()
-    kept = json.loads(add(opened, result["run"], "theirs", tmp_path).read_text())
+    kept = json.loads(add(opened, [result["run"]], "theirs", tmp_path).read_text())
     (held,) = kept["variants"][""]["experiment"]["attack"]["folders"]
     assert list(held) == ["sha256"], "a result names no folder of a machine"
     again = brewline("run", tmp_path / "theirs.yaml", "--store", store, "--json")

@@ -188,6 +188,15 @@ def test_set_into_a_list_is_refused_with_the_field(file: Path, tiny: dict[str, A
         load(file, "surrogates.networks.0.width=3")
 
 
+def test_the_paper_s_figure_is_of_the_setting_that_it_was_given_for() -> None:
+    def papers(*settings: str) -> set[float | None]:
+        return {one.paper_success for one in load_experiments("witches-brew-cifar10", settings).values()}
+
+    assert papers() == papers("dataset.root=/data", "runtime.gpus=1") == {0.9}
+    assert papers("attack.eps=2") == {None}
+    assert papers("attack.eps=2", "paper_success=0.1") == {0.1}
+
+
 def test_an_unknown_experiment_names_the_nearest() -> None:
     with pytest.raises(InputError, match=r"no experiment 'quickstar'.*did you mean 'quickstart'\?"):
         load_experiments("quickstar")

@@ -110,6 +110,7 @@ def test_a_file_that_was_cut_short_is_told(kept: Path) -> None:
         ("provenance/commit", "0123abc-dirty", "**made from uncommitted changes**"),
         ("provenance/commit", ["0123abc", "4567def"], "**made from 2 commits**"),
         ("provenance/commit", ..., "**of an unknown commit**"),
+        ("provenance/commit", ["a1", "unknown"], "**in part of an unknown commit**"),
         ("provenance", None, "**nobody knows what made it**"),
     ],
 )

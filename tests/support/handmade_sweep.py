@@ -35,7 +35,7 @@ def write(store: Store, name: str, trials: list[dict[str, Any]], **spec: Any) ->
     store.write_run(
         name,
         "sweep.json",
-        json.dumps({"importance": IMPORTANCE if len(trials) > 8 else None, "steps_saved": 93}).encode(),
+        json.dumps({"importance": IMPORTANCE if len(trials) > 8 else None, "steps": 360, "steps_saved": 93}).encode(),
     )
 
 

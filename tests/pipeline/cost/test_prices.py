@@ -36,7 +36,7 @@ def node(**fields: Any) -> Changed:
     [
         (lambda data: data.update(curency="EUR"), ["unknown field 'curency'", "'currency'"]),
         (lambda data: data.pop("currency"), ["currency: Field required"]),
-        (lambda data: data.update(nodes={}), ["nodes: ", "at least 1"]),
+        (lambda data: data.update(nodes={}), ["nodes: ", "1 at least"]),
         (lambda data: data.update(idle_minutes=-1), ["idle_minutes", "found -1"]),
         (lambda data: data.update(rates={"brwe": 3}), ["rates.brwe", "found 'brwe', did you mean 'brew'?"]),
         (lambda data: data.update(rates={"brew": 0}), ["rates.brew", "found 0"]),

@@ -9,12 +9,14 @@ import yaml
 
 from handmade_sweep import trial, write
 from pipeline.report.page import PAGE
-from pipeline.report.sweep import SweepFound, collect_sweep, is_sweep
+from pipeline.report.sweep import SweepFound, collect_sweep
 from pipeline.report.sweep_charts import of_sweep
 from pipeline.report.sweep_page import sweep_report
 from pipeline.store import Store, StoreError, open_store
 from pipeline.sweep.base import Sweep
+from pipeline.sweep.trials import is_sweep
 from stages import figures
+from stages.config import InputError
 
 NAME = "eps-and-budget"
 Found = Callable[..., SweepFound]
@@ -138,7 +140,7 @@ def test_a_damaged_file_is_told(file: str, content: str, told: str, tmp_path: Pa
     store = open_store(tmp_path / "store")
     write(store, NAME, [trial(0, 8, 0.01)])
     store.write_run(NAME, file, content.encode())
-    with pytest.raises(StoreError, match=told):
+    with pytest.raises((InputError, StoreError), match=told):
         collect_sweep(store, NAME)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.sweep.base import Sweep
-from pipeline.sweep.space import corners, grid
+from pipeline.sweep.space import check_space, corners, grid
 from pipeline.sweep.spec import METRICS, Spec, load_spec, named_sweeps
 from pipeline.sweep.suggest import Suggester
 from pipeline.sweep.trials import Trial
@@ -61,6 +61,16 @@ def test_what_depends_on_what_is_not_there_is_not_there() -> None:
     spec = Spec.model_validate({**PLAIN, "space": space})
     found = grid(spec, {"attack": {"kind": "gradient-matching"}}, everything=True)
     assert [len(one) for one in found] == [1, 3, 3, 2]
+
+
+def test_a_condition_sees_into_a_mapping_that_was_chosen() -> None:
+    both = [{"kind": "gradient-matching"}, {"kind": "external", "eps": None}]
+    space = {"attack": {"choice": both}, "attack.eps": {"choice": [4, 8], "when": {"attack.kind": "external"}}}
+    spec = Spec.model_validate({**PLAIN, "space": space})
+    base = {"attack": {"kind": "gradient-matching", "eps": 16}}
+    check_space(spec, base)
+    found = grid(spec, base, everything=True)
+    assert [one.get("attack.eps") for one in found] == [None, 4, 8]
 
 
 def test_importance_takes_enough_trials_for_its_parameters() -> None:
@@ -199,7 +209,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
             "searcher": {"kind": "random"},
             "budget": {"trials": 4},
         },
-        "all values of a grid are tried for each draw",
+        "a grid goes through its values in turn",
     ),
     "a setting of nothing": ({"settings": {"attack.stps": 4}}, r"sweep\.yaml: .*\n.*'stps', did you mean 'steps'"),
     "B of what nobody brews": (

@@ -101,7 +101,8 @@ def test_killed_and_started_again_it_goes_on_with_the_same_suggestions(
 
 def test_a_trial_that_fails_does_not_end_the_sweep(brewline: Any, written: Any, tmp_path: Path) -> None:
     space = {"victims.training.learning_rate": {"choice": [0.02, 1e30]}}
-    file, store = written(space=space, metrics=["poison_success"]), tmp_path / "store"
+    halving: dict[str, Any] = {"scheduler": {}, "settings": {"cases.count": 2}}
+    file, store = written(space=space, metrics=["poison_success"], **halving), tmp_path / "store"
     done = brewline("sweep", file, "--store", store)
     assert done.returncode == 1
     assert [trial.state for trial in Trials(open_store(store), Sweep.load(file).name).all] == ["done", "failed"]
