@@ -4,12 +4,14 @@ import os
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from faulty_proxy import FaultyProxy
 from s3_server import OTHER_KEYS, S3Server, serving
+from shared_work import Once, made_once
 from stages import prepare, shard
 from stages.data.dataset_config import DatasetConfig
 from stages.shards.config import SPLITS, Shards
@@ -28,21 +30,28 @@ def test_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def cifar10_folder(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Makes something once a session, however many processes test."""
+    own = tmp_path_factory.getbasetemp()
+    return partial(made_once, own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
+
+
+@pytest.fixture(scope="session")
+def cifar10_folder(test_data: Path, once: Once) -> Path:
     """All of CIFAR-10 as a tree of JPEGs, {train,test}/CLASS/NNNN.jpg, unpacked once a session; never write into it."""
-    return _unpacked(test_data / "cifar10.tar.xz", tmp_path_factory) / "cifar10"
+    return _unpacked(test_data / "cifar10.tar.xz", once) / "cifar10"
 
 
 @pytest.fixture(scope="session")
-def tiny_imagenet_folder(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_imagenet_folder(test_data: Path, once: Once) -> Path:
     """20 classes of Tiny ImageNet, {train,val}/WNID/*.JPEG, unpacked once a session; never write into it."""
-    return _unpacked(test_data / "tiny-imagenet-20.tar.xz", tmp_path_factory) / "tiny-imagenet-20"
+    return _unpacked(test_data / "tiny-imagenet-20.tar.xz", once) / "tiny-imagenet-20"
 
 
 @pytest.fixture(scope="session")
-def imagenet_sample_folder(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def imagenet_sample_folder(test_data: Path, once: Once) -> Path:
     """60 full-size ImageNet JPEGs of as many classes, WNID/*.JPEG, unpacked once a session; never write into it."""
-    return _unpacked(test_data / "imagenet-sample-60.tar", tmp_path_factory) / "imagenet-sample-60"
+    return _unpacked(test_data / "imagenet-sample-60.tar", once) / "imagenet-sample-60"
 
 
 @pytest.fixture(scope="session")
@@ -108,10 +117,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", mount], check=True)  # this process may hold locks in it until it ends
 
 
-def _unpacked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _unpacked(archive: Path, once: Once) -> Path:
     if not archive.exists():
         pytest.skip(f"{archive} does not exist")
-    folder = tmp_path_factory.mktemp("data")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    return folder
+
+    def unpack(folder: Path) -> str:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+        return str(folder)
+
+    return Path(once(archive.name, unpack))

@@ -20,6 +20,7 @@ from pipeline.experiment import parse
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from pipeline.resources import Machine
+from shared_work import Once
 
 COMMAND = Path(sys.executable).with_name("brewline")
 TINY: dict[str, Any] = {
@@ -126,13 +127,17 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_file: Path, brewline: Brewline) -> Finished:
+def finished(once: Once, tiny_file: Path, brewline: Brewline) -> Finished:
     """The tiny experiment, run by the command."""
-    store = tmp_path_factory.mktemp("finished") / "store"
-    done = brewline("run", tiny_file, "--store", store, "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    return Finished(store, done.stdout, done.stderr, result, store / "runs" / result["run"])
+
+    def make(folder: Path) -> list[Any]:
+        store = folder / "store"
+        done = brewline("run", tiny_file, "--store", store, "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return [str(store), done.stdout, done.stderr, json.loads(done.stdout.splitlines()[-1])]
+
+    store, stdout, stderr, result = once("finished", make)
+    return Finished(Path(store), stdout, stderr, result, Path(store, "runs", result["run"]))
 
 
 @pytest.fixture

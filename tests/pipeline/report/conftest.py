@@ -12,6 +12,7 @@ import yaml
 
 from handmade_sweep import trial, write
 from pipeline.store import Store, open_store
+from shared_work import Once
 from tiny_pipeline import TINY, Brewline, Finished
 
 
@@ -25,20 +26,23 @@ class TwoVariants:
 
 
 @pytest.fixture(scope="session")
-def two_variants(tmp_path_factory: pytest.TempPathFactory, finished: Finished, brewline: Brewline) -> TwoVariants:
+def two_variants(once: Once, finished: Finished, brewline: Brewline) -> TwoVariants:
     """Made in a copy of the finished run's store, so that some of its steps are cached."""
-    folder = tmp_path_factory.mktemp("variants")
-    store = Path(shutil.copytree(finished.store, folder / "store"))
-    fields = copy.deepcopy(TINY) | {"name": "two", "description": "Two <variants> & a quote", "paper_success": 0.9}
-    fields["cases"]["count"] = fields["victims"]["count"] = 2
-    fields["victims"]["record_alignment"] = True
-    fields["variants"] = {"eps-8": {"attack.eps": 8}, "eps-32": {"attack.eps": 32}}
-    file = folder / "two.yaml"
-    file.write_text(yaml.safe_dump(fields, sort_keys=False))
-    done = brewline("run", file, "--store", store, "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    return TwoVariants(store, result["run"], result)
+
+    def make(folder: Path) -> list[Any]:
+        store = shutil.copytree(finished.store, folder / "store")
+        fields = copy.deepcopy(TINY) | {"name": "two", "description": "Two <variants> & a quote", "paper_success": 0.9}
+        fields["cases"]["count"] = fields["victims"]["count"] = 2
+        fields["victims"]["record_alignment"] = True
+        fields["variants"] = {"eps-8": {"attack.eps": 8}, "eps-32": {"attack.eps": 32}}
+        file = folder / "two.yaml"
+        file.write_text(yaml.safe_dump(fields, sort_keys=False))
+        done = brewline("run", file, "--store", store, "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return [str(store), json.loads(done.stdout.splitlines()[-1])]
+
+    store, result = once("variants", make)
+    return TwoVariants(Path(store), result["run"], result)
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def test_killed_and_started_again_it_goes_on_with_the_same_suggestions(
 ) -> None:
     store = tmp_path / "store"
     space = {"attack.eps": {"integers": [4, 64]}, "victims.seed": {"choice": [0, 1]}}
-    search = {"space": space, "searcher": {"kind": "optuna", "seed": 3}, "budget": {"trials": 4}, "concurrency": 2}
+    search = {"space": space, "searcher": {"kind": "optuna", "seed": 3}, "budget": {"trials": 3}, "concurrency": 2}
     file = written(**search)
     sweep = Sweep.load(file).name
     opened = open_store(store)
@@ -88,7 +88,7 @@ def test_killed_and_started_again_it_goes_on_with_the_same_suggestions(
     done = brewline("sweep", file, "--store", store)
     assert done.returncode == 0, done.stderr
     after = Trials(opened, sweep)
-    assert len(after.all) == 4 and all(trial.state == "done" for trial in after.all)
+    assert len(after.all) == 3 and all(trial.state == "done" for trial in after.all)
     assert [trial.settings for trial in before.all] == [trial.settings for trial in after.all][: len(before.all)]
     ends = Counter(event["number"] for event in after.events if event["event"] == "ended")
     assert set(ends.values()) == {1}
@@ -132,7 +132,7 @@ def test_a_trial_whose_own_process_dies_is_told_with_what_ray_knows(
 
 @pytest.mark.parametrize("by", [pytest.param("cases", marks=pytest.mark.slow), "brew-loss"])
 def test_halving_stops_the_worst_trials_early(brewline: Any, written: Any, tmp_path: Path, by: str) -> None:
-    space = {"attack.eps": {"choice": [128, 64, 1, 2, 3, 4]}}
+    space = {"attack.eps": {"choice": [128, 64, 1]}}
     file = written(
         space=space,
         settings={"cases.count": 4},
