@@ -42,14 +42,14 @@ def test_plain_lines_count_what_is_done_and_what_is_undone_again(plan: Plan, tmp
     report, shown = reporter(plan, tmp_path, {steps["prepare digits"].key}, terminal=False)
     with report:
         report.progressed({one.key: Progress(1, 2, {"loss": 0.5}, "here")})
-        report.ended(one, manifest_of(one, validation_accuracy=0.25))
+        report.ended(one, manifest_of(one, validation_accuracy=0.25), ours=True)
         # Its worker died before it was heard of: nothing that was done is undone.
         report.repeated(two, "its worker died")
-        report.ended(two, manifest_of(two))
+        report.ended(two, manifest_of(two), ours=True)
         # What ended in this run, and what an earlier one left, may both turn out damaged.
         report.repeated(one, "is damaged: [model] holds other bytes")
         report.repeated(steps["prepare digits"], "is damaged")
-        report.ended(steps["prepare digits"], manifest_of(steps["prepare digits"]))
+        report.ended(steps["prepare digits"], manifest_of(steps["prepare digits"]), ours=True)
         report.failed(one, Failure("no reason", "/log"))
     counts = re.findall(rf"^\[ *(\d+)/{len(plan.steps)}\]", shown.getvalue(), re.MULTILINE)
     assert counts == ["2", "3", "2", "2"]
@@ -68,7 +68,7 @@ def test_a_terminal_shows_one_line_a_stage(plan: Plan, tmp_path: Path) -> None:
     report, shown = reporter(plan, tmp_path, {steps["prepare digits"].key}, terminal=True)
     with report:
         report.progressed({one.key: Progress(1, 2, {"loss": 0.5}, "here")})
-        report.ended(one, manifest_of(one, validation_accuracy=0.25))
+        report.ended(one, manifest_of(one, validation_accuracy=0.25), ours=True)
     last = shown.getvalue().rpartition("prepare")[2].splitlines()
     table = ["prepare" + last[0], *last[1:]]
     assert [line.split()[0] for line in table if line.split()[:1] and line.split()[0] in dict(plan.by_stage())] == [
@@ -106,7 +106,7 @@ def test_time_left_counts_the_machines_that_came(plan_tiny: Planner, tmp_path: P
     report, shown = reporter(plan, tmp_path, set(), terminal=True)
     with report:
         report.progressed({step.key: Progress(0, 2, {}, "here") for step in surrogates[:10]})
-        report.ended(surrogates[0], manifest_of(surrogates[0]))
+        report.ended(surrogates[0], manifest_of(surrogates[0]), ours=True)
         report.progressed({surrogates[10].key: Progress(0, 2, {}, "here")})
     last = shown.getvalue().rpartition("pretrain")[2].splitlines()[0]
     assert "4 s left" in last, "19 steps of 2 s, ten at a time, though there was room for two when the run began"
