@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.execute import committed
 from pipeline.experiment import Runtimes
+from pipeline.losses import ATTEMPTS, Losses
 from pipeline.needs import needed_steps
 from pipeline.outcome import Outcome, Watcher
 from pipeline.plan import Plan
@@ -36,12 +37,6 @@ from pipeline.work import Away, Board, Failure, Found, Gone, Held, Progress, pla
 from stages.config import InputError
 from stages.stage import STAGES
 
-ATTEMPTS = 5
-"""Times in a row that a step may lose its worker, or have its output damaged, before it counts as failed."""
-PROGRESS_SECONDS = 60.0
-"""What ran for so long, and got further than ever before, has left a checkpoint: its losses count anew."""
-NODE_ATTEMPTS = 50
-"""The same where the whole machine went: spot machines do, and it is not the step's fault."""
 SPARE, GROWING = 16, 1000
 """Steps of a stage given to Ray besides twice as many as can run: no slot is ever idle, and Ray's queue stays short; an
 autoscaler must see how much is wanted."""
@@ -81,13 +76,12 @@ class Runner:
         self._running: dict[Any, Step] = {}
         self._in_flight: Counter[str] = Counter()
         self._queue = Queue(plan.steps)
-        self._losses: Counter[str] = Counter()
+        self._losses = Losses()
         self._held: Counter[str] = Counter()
         self._blind: defaultdict[str, float] = defaultdict(float)
         self._started: dict[str, float] = {}
         self._ended: dict[str, float] = {}
         self._last: dict[str, Progress] = {}
-        self._furthest: dict[str, int] = {}
         self._event = self._looked = time.monotonic()
 
     def run(self, cached: set[str], damaged: Collection[str] = ()) -> Outcome:
@@ -183,7 +177,7 @@ class Runner:
             self._fail(step, Failure(f"it could not start on a worker: {error}", place_of_log(step, self._store)))
             return
         except ray.exceptions.RayError as error:
-            self._lost(step, report, error)
+            self._repeat(step, *self._losses.explained(step.key, report, error))
             return
         if isinstance(result, Found):
             self._outcome.cached.add(step.key)
@@ -251,28 +245,10 @@ class Runner:
         if not (step in self._queue or step in self._running.values()):
             self._repeat(step, why, ATTEMPTS)
 
-    def _lost(self, step: Step, report: Progress | None, error: Exception) -> None:
-        """A task ended without a result: its worker, or its machine, is gone."""
-        import ray
-
-        if report is not None and report.done > self._furthest.get(step.key, 0):
-            self._furthest[step.key] = report.done
-            if report.seconds > PROGRESS_SECONDS:
-                self._losses[step.key] = 0
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        if isinstance(error, ray.exceptions.OutOfMemoryError):
-            why = "it was ended because its machine ran out of memory; ask for more with runtime.memory_gb"
-            self._repeat(step, why, ATTEMPTS)
-        elif isinstance(error, ray.exceptions.NodeDiedError) or (report is not None and report.node not in alive):
-            self._repeat(step, "its machine is gone", NODE_ATTEMPTS)
-        else:
-            self._repeat(step, f"its worker died ({type(error).__name__})", ATTEMPTS)
-
     def _repeat(self, step: Step, why: str, attempts: int) -> None:
         if step.key in self._outcome.failed:
             return
-        self._losses[step.key] += 1
-        if self._losses[step.key] >= attempts:
+        if self._losses.too_many(step.key, attempts):
             what = f"{why}, {attempts} times without getting further; was memory short?"
             self._fail(step, Failure(what, place_of_log(step, self._store)))
             return

@@ -69,8 +69,9 @@ class Runs:
 
     def read_run(self, run: str, name: str) -> bytes | None:
         """A run's file: one object, or what was appended."""
-        found = self._objects.get(run_file(run, name))
-        return found[0] if found else self._segments.read(run_file(run, name))
+        file = run_file(run, name)
+        found = self._objects.get(file)
+        return found[0] if found else self._segments.read(file)
 
     def append_run(self, run: str, name: str, lines: str) -> None:
         """A write of this process's own part of the file."""
@@ -78,5 +79,6 @@ class Runs:
 
     def age_run(self, run: str, name: str) -> float | None:
         """By the server's clock."""
-        found = self._objects.head(run_file(run, name))
-        return found.age if found else self._segments.age(run_file(run, name))
+        file = run_file(run, name)
+        found = self._objects.head(file)
+        return found.age if found else self._segments.age(file)

@@ -10,11 +10,12 @@ import pytest
 
 from pipeline.execute import LOG
 from pipeline.experiment import Runtimes
+from pipeline.losses import ATTEMPTS
 from pipeline.needs import cached_steps, needed_steps
 from pipeline.outcome import Outcome
 from pipeline.plan import Plan
 from pipeline.resources import Machine, at_once, check_resources, impossible, infeasible, may_grow, ray_options, wants
-from pipeline.runner import ATTEMPTS, Runner
+from pipeline.runner import Runner
 from pipeline.step import Step
 from pipeline.store import Manifest, Store, open_store
 from pipeline.work import Away, Failure, Progress, work
