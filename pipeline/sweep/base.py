@@ -60,11 +60,12 @@ class Sweep:
     @cached_property
     def name(self) -> str:
         """Of the sweep's folder among the runs: the same base, space and search give the same, whatever the budget."""
-        kept = self.spec.model_dump(
-            mode="json", exclude={"budget", "concurrency", "description", "paper", "experiment", "settings"}
-        )
-        base = self.experiment({}).model_dump(mode="json", exclude={"runtime", "description", "paper"})
-        return f"{self.spec.name}-{hashlib.sha256(canonical([kept, base])).hexdigest()[:8]}"
+        left_out = {"budget", "concurrency", "description", "paper", "experiment", "settings"}
+        # Without defaults, so that a field that comes later renames no sweep. The base counts by the keys of its steps:
+        # these know a stage's VERSION, with which what was found no longer holds.
+        kept = self.spec.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+        kept["space"] = list(kept["space"].items())  # whose order decides what is suggested
+        return f"{self.spec.name}-{hashlib.sha256(canonical([kept, self.plan({}).run])).hexdigest()[:8]}"
 
     def experiment(self, settings: Settings) -> Experiment:
         """The experiment of a trial, ready to be planned. Raises InputError where the settings make none."""

@@ -103,7 +103,7 @@ def test_its_file_gives_the_same_sweep(tmp_path: Path, swept: Store) -> None:
         "experiment": "quickstart",
         **{name: yaml.safe_load((tmp_path / f"{NAME}.yaml").read_text())[name] for name in ("space", "metrics")},
     }
-    (tmp_path / "by-name.yaml").write_text(yaml.safe_dump(changed))
+    (tmp_path / "by-name.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
     assert Sweep.load(tmp_path / f"{NAME}.yaml").name == Sweep.load(tmp_path / "by-name.yaml").name
 
 

@@ -13,6 +13,7 @@ from pipeline.sweep.space import check_space, corners, grid
 from pipeline.sweep.spec import METRICS, Spec, load_spec, named_sweeps
 from pipeline.sweep.suggest import Suggester
 from pipeline.sweep.trials import Trial
+from stages import evaluate
 from stages.config import InputError
 
 PLAIN: dict[str, Any] = {
@@ -26,7 +27,7 @@ PLAIN: dict[str, Any] = {
 def written(tmp_path: Path) -> Any:
     def write(**changes: Any) -> Path:
         file = tmp_path / "sweep.yaml"
-        file.write_text(yaml.safe_dump({**PLAIN, **changes}))
+        file.write_text(yaml.safe_dump({**PLAIN, **changes}, sort_keys=False))
         return file
 
     return write
@@ -251,6 +252,25 @@ def test_a_sweep_is_called_by_what_it_searches(written: Any) -> None:
     assert Sweep.load(written(settings={"runtime.cpus": 2})).name == name
     assert Sweep.load(written(searcher={"seed": 1})).name != name
     assert Sweep.load(written(settings={"attack.step_size": 0.5})).name != name
+    turned = dict(reversed(PLAIN["space"].items()))
+    assert Sweep.load(written(space=turned)).name != name, "other suggestions in another order"
+
+
+class LaterSpec(Spec):
+    """The sweep file of a later brewline, which has one field more."""
+
+    patience: int = 3
+
+
+def test_a_later_brewline_renames_a_sweep_when_its_results_change(
+    written: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(scheduler={})
+    name, later = Sweep.load(file).name, LaterSpec.model_validate(load_spec(file).model_dump())
+    assert Sweep(later, file.parent).name == name
+    assert Sweep(later.model_copy(update={"patience": 4}), file.parent).name != name
+    monkeypatch.setattr(evaluate, "VERSION", evaluate.VERSION + 1)
+    assert Sweep.load(file).name != name
 
 
 def test_metrics_have_a_mode_of_their_own(written: Any) -> None:
