@@ -49,12 +49,11 @@ def check_space(spec: Spec, base: Mapping[str, Any]) -> None:
 
 def is_there(parameter: Parameter, so_far: Settings, base: Mapping[str, Any]) -> bool:
     """Whether a parameter is there, given those above it."""
-
     if not parameter.when:
         return True
     data = copy.deepcopy(dict(base))
     for path, value in so_far.items():
-        set_field(data, path, value)
+        set_field(data, path, copy.deepcopy(value))  # a mapping, into which a later path may go
     return all(_has(data, field) and _value(data, field) in _listed(wanted) for field, wanted in parameter.when.items())
 
 

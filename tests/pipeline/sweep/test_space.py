@@ -119,6 +119,18 @@ def test_suggestions_are_of_the_space_and_the_same_from_the_same_seed(kind: str,
             assert isinstance(found["x"], int) == (name == "integers")
 
 
+def test_a_mapping_that_was_chosen_stays_as_it_was_given() -> None:
+    both = [{"kind": "gradient-matching"}, {"kind": "external", "eps": None}]
+    when = {"when": {"attack.kind": "external"}}
+    space = {"attack": {"choice": both}, "attack.eps": {"choice": [4, 8], **when}, "x": {"choice": [1, 2], **when}}
+    spec = Spec.model_validate({**PLAIN, "space": space})
+    base = {"attack": {"kind": "gradient-matching", "eps": 16}}
+    suggester = Suggester(spec, base)
+    found = [suggester.ask() for _ in range(6)]
+    assert [one and one["attack"] for one in found] == [both[0]] + 4 * [both[1]] + [None]
+    assert list(corners(spec, base)) == found[:5]
+
+
 def test_optuna_looks_where_it_was_good() -> None:
     spec = Spec.model_validate(
         {**PLAIN, "space": {"x": {"uniform": [0, 1]}}, "searcher": {"kind": "optuna"}, "budget": {"trials": 60}}
