@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from pipeline import runs
 from pipeline.cost.rates import samples
 from pipeline.execute import execute
 from pipeline.experiment import Experiment, parse
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
+from pipeline.report.collect import collect
+from pipeline.report.page import PAGE, report
 from pipeline.sizes import sizes
 from pipeline.step import Step
 from pipeline.store import Manifest, Store, open_store
@@ -67,6 +70,23 @@ def test_the_run_sums_up_a_race(run: Run, tmp_path: Path) -> None:
     (case,) = json.loads((tmp_path / "raced" / "summary.json").read_text())["cases"]
     (select,) = run.of("raced", "select").values()
     assert case["brew_loss"] == run.manifests[select.key].metrics["brew_loss"]
+
+
+def test_a_report_shows_how_far_each_restart_came(run: Run) -> None:
+    runs.record(run.store, run.plan, run.experiments)
+    found = collect(run.store, run.plan.run)
+    (full,), (raced,) = (variant.cases for variant in found.variants)
+    assert sorted(map(len, raced.restarts.values())) == [2, 2, 4, 6]
+    for restart, losses in raced.restarts.items():
+        assert losses == full.restarts[restart][: len(losses)], "each is the restart that it would have been"
+    assert raced.chosen is not None and len(raced.restarts[raced.chosen]) == 6
+    (select,) = run.of("raced", "select").values()
+    assert run.manifests[select.key].metrics["brew_loss"] == raced.B
+    made = report([found])
+    page = made.files[PAGE].decode()
+    assert all(label in page for label in run.of("raced", "brew"))
+    assert f"{raced.B:.4f}" in page
+    assert "figures/raced/brew-loss.svg" in made.files
 
 
 def test_the_state_between_legs_is_as_large_as_planned(run: Run) -> None:
