@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -74,17 +75,21 @@ def table(spec: Spec, trials: Sequence[Trial], best: Sequence[int]) -> str:
 
 
 def as_csv(spec: Spec, trials: Iterable[Trial]) -> str:
-    """One line a trial; fields that are lists as JSON."""
+    """One line a trial; settings in full, as JSON unless they are text."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.figures))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["trial", *spec.space, "state", "cases", *names, "seconds", "steps", "ran", "run", "why"])
     for trial in trials:
-        settings = (value_of(trial.settings.get(path, "")) for path in spec.space)
+        settings = (_in_full(trial.settings.get(path, "")) for path in spec.space)
         figures = (trial.figures.get(name, "") for name in names)
         rest = (round(trial.seconds, 3), trial.steps, trial.ran, trial.run or "", trial.why)
         writer.writerow([trial.number, *settings, trial.state, trial.cases, *figures, *rest])
     return text.getvalue()
+
+
+def _in_full(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def value_of(value: Any) -> str:
