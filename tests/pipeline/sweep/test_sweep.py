@@ -12,12 +12,18 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.report.page import PAGE
+from pipeline.report.sweep import collect_sweep
+from pipeline.report.sweep_page import sweep_report
+from pipeline.runs import planned
 from pipeline.store import open_store
+from pipeline.store.copying import compare, transfer
 from pipeline.sweep.base import Sweep
 from pipeline.sweep.measure import cases_of
 from pipeline.sweep.spec import Spec
-from pipeline.sweep.tables import front
+from pipeline.sweep.tables import front, table
 from pipeline.sweep.trials import Trial, Trials
+from tiny_pipeline import Finished
 
 SPACE = {"attack.eps": {"grid": [8, 64]}, "attack.restarts": {"choice": [1, 2]}}
 
@@ -63,6 +69,31 @@ def test_trials_share_steps_and_the_best_is_an_experiment_to_run(brewline: Any, 
     again = brewline("run", store / "runs" / result["sweep"] / "best.yaml", "--store", store, "--json")
     assert json.loads(again.stdout.splitlines()[-1])["steps"]["ran"] == 0
     assert json.loads(again.stdout.splitlines()[-1])["run"] == found["trials"][best]["run"]
+
+
+def test_a_sweep_in_s3_is_not_repeated_and_is_reported_from_there(
+    brewline: Any, written: Any, finished: Finished, s3_url: str, s3_environment: dict[str, str]
+) -> None:
+    store, run = open_store(s3_url), finished.result["run"]
+    source = open_store(finished.store)
+    steps = [(step["stage"], step["key"]) for step in planned(source, run)]
+    transfer(source, store, compare(source, store, steps), lambda _: None)
+    file = written(space={"attack.restarts": {"choice": [2, 1]}})
+    sweep, manifests = Sweep.load(file).name, []
+    for _ in range(2):
+        done = brewline("sweep", file, "--store", s3_url, **s3_environment)
+        assert done.returncode == 0, done.stderr
+        manifests.append({manifest.key: manifest.write_id for manifest in store.manifests()})
+        found, trials = collect_sweep(store, sweep), Trials(store, sweep)
+        assert [trial.state for trial in trials.all] == ["done", "done"]
+        assert [event["event"] for event in trials.events].count("ended") == 2
+    assert manifests[0] == manifests[1]
+    assert trials.all[0].ran == 0 and trials.all[1].ran == len(manifests[0]) - len(steps) > 0
+    assert table(found.spec, found.trials, [trial.number for trial in found.best]) in done.stdout
+    text = sweep_report(found).files[PAGE].decode()
+    assert all(str(trial.run) in text for trial in found.trials)
+    best = yaml.safe_load(store.read_run(sweep, "best.yaml") or b"")
+    assert best["attack"]["restarts"] == found.best[0].settings["attack.restarts"]
 
 
 def test_killed_and_started_again_it_goes_on_with_the_same_suggestions(
