@@ -38,6 +38,8 @@ def sweep(
     if result.importance:
         shares = ", ".join(f"{path} {share:.2f}" for path, share in result.importance.items())
         print(f"importance for {made.spec.metrics[0].name}: {shares}")
+    if result.used_up:
+        print(result.used_up)
     _tell_failed(result.trials)
     if result.best:
         print(f"The best experiment, all trials as JSON and CSV: {opened.place(f'runs/{result.name}')}")

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -49,7 +50,8 @@ ON_HEAD = {"node:__internal_head__": 0.001}
 
 @dataclass(frozen=True)
 class Result:
-    """How a sweep ended. saved: steps that trials had in common, which so were not computed again."""
+    """How a sweep ended. saved: steps that trials had in common, which so were not computed again.  used_up: what of
+    the budget ended it, and how it goes on; empty where nothing is left to do."""
 
     name: str
     trials: Sequence[Trial]
@@ -57,6 +59,7 @@ class Result:
     importance: dict[str, float] | None
     steps: int
     saved: int
+    used_up: str
 
 
 def run(sweep: Sweep, store: Store, cluster: Sequence[Machine], console: Console) -> Result:
@@ -72,8 +75,8 @@ def run(sweep: Sweep, store: Store, cluster: Sequence[Machine], console: Console
         if wait:
             raise InputError(f"another process runs sweep {sweep.name}; it is shown by `brewline status {sweep.name}`")
         store.write_run(sweep.name, SPEC, written(sweep).encode())
-        _tune(sweep, store, console)
-        return conclude(sweep, store)
+        used_up = _tune(sweep, store, console)
+        return conclude(sweep, store, used_up)
 
 
 def _check_end(spec: Spec, runtimes: Runtimes, stages: Iterable[str], gpus: bool) -> None:
@@ -88,8 +91,8 @@ def _check_end(spec: Spec, runtimes: Runtimes, stages: Iterable[str], gpus: bool
         )
 
 
-def _tune(sweep: Sweep, store: Store, console: Console) -> None:
-    """Let Ray Tune run the trials."""
+def _tune(sweep: Sweep, store: Store, console: Console) -> str:
+    """Let Ray Tune run the trials; gives what of the budget ended them."""
     import ray
     from ray import tune
 
@@ -108,7 +111,7 @@ def _tune(sweep: Sweep, store: Store, console: Console) -> None:
     board = board.remote()
     begun = partial(run_trial, spec=spec, url=store.url, board=board)
     shown = Shown(spec, trials, board, of, console)
-    callbacks = [Losses(suggestions), shown]
+    callbacks, began = [Losses(suggestions), shown], time.monotonic()
     with tempfile.TemporaryDirectory(prefix="brewline-sweep-") as folder, shown:
         tuner = tune.Tuner(
             tune.with_resources(begun, tune.PlacementGroupFactory([ON_HEAD])),
@@ -122,9 +125,22 @@ def _tune(sweep: Sweep, store: Store, console: Console) -> None:
             run_config=tune.RunConfig(name=sweep.name, storage_path=folder, verbose=0, callbacks=callbacks),
         )
         tuner.fit()
+    return _used_up(spec, trials, of, time.monotonic() - began)
 
 
-def conclude(sweep: Sweep, store: Store) -> Result:
+def _used_up(spec: Spec, trials: Trials, of: float, seconds: float) -> str:
+    """What of the budget ended trials of which there would be `of`."""
+    hours, gpu_hours = spec.budget.hours, spec.budget.gpu_hours
+    if len(trials.all) >= of and all(trial.finished for trial in trials.all):
+        return ""
+    if gpu_hours is not None and trials.gpu_hours >= gpu_hours:
+        return f"budget.gpu_hours ({gpu_hours:g}) is used up; give more to go on"
+    if hours is not None and seconds >= 3600 * hours:
+        return f"budget.hours ({hours:g}) is used up; the same command goes on for as long again"
+    return ""
+
+
+def conclude(sweep: Sweep, store: Store, used_up: str) -> Result:
     """What the trials so far come to; written down in the sweep's folder."""
     from pipeline.sweep.suggest import replayed
 
@@ -139,7 +155,7 @@ def conclude(sweep: Sweep, store: Store) -> Result:
             of_trial = needed_steps(part, set())
             keys, steps = keys | of_trial, steps + len(of_trial)
     importance = replayed(sweep, trials).importance()
-    result = Result(sweep.name, trials.all, best, importance, steps, steps - len(keys))
+    result = Result(sweep.name, trials.all, best, importance, steps, steps - len(keys), used_up)
     figures = {
         "format": 1,
         "name": sweep.name,

@@ -124,12 +124,12 @@ class Asha(Config):
 
 
 class Budget(Config):
-    """When to end. Trials that run are then ended too, except at the end of `trials`."""
+    """When to end, by whichever comes first; a sweep that has more to do goes on when it is started again."""
 
     trials: Annotated[int, Field(ge=1)] | None = None
     """Suggestions in all, finished ones of an earlier start included; null is as many as a grid has."""
     hours: Annotated[float, Field(gt=0)] | None = None
-    """Of this start of the sweep."""
+    """Of this start of the sweep; trials that run are then ended, and tried again by the next."""
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
     """Of steps computed by trials that ended, earlier starts included; no trial begins after it."""
 

@@ -140,12 +140,12 @@ class Suggestions(Searcher):
         """All is in the log."""
 
     def _next(self) -> Trial | None:
+        limit = self._sweep.spec.budget
+        if limit.gpu_hours is not None and self._trials.gpu_hours >= limit.gpu_hours:
+            return None
         if self._unfinished:
             return self._unfinished.pop(0)
-        limit, spent = self._sweep.spec.budget, sum(trial.gpu_seconds for trial in self._trials.all)
         if limit.trials is not None and len(self._trials.all) >= limit.trials:
-            return None
-        if limit.gpu_hours is not None and spent >= 3600 * limit.gpu_hours:
             return None
         settings = self._suggester.ask()
         return None if settings is None else self._trials.suggested(settings)

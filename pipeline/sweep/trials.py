@@ -80,6 +80,11 @@ class Trials:
         for event in self.events:
             self._take(event)
 
+    @property
+    def gpu_hours(self) -> float:
+        """What they computed so far took."""
+        return sum(trial.gpu_seconds for trial in self.all) / 3600
+
     def suggested(self, settings: Settings) -> Trial:
         """A new trial."""
         self._log({"event": "suggested", "number": len(self.all), "settings": settings})
