@@ -3,7 +3,7 @@
 runs/<sweep>/sweep.yaml     the file, its base experiment written out
 runs/<sweep>/trials.jsonl   the log
 runs/<sweep>/sweep.json     all trials, the best ones, importances; trials.csv: the same as a table
-runs/<sweep>/best.yaml      the best trial's experiment, or best-N.yaml of each trial of a Pareto front
+runs/<sweep>/best.yaml      the best trial's experiment; of a Pareto front one with a variant for each of its trials
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from pipeline.experiment import Runtimes
+from pipeline.experiment import Experiment, Runtimes
 from pipeline.needs import needed_steps
 from pipeline.preflight import check_machines
 from pipeline.resources import Machine, check_resources, has_gpus, may_grow, wants
@@ -169,12 +169,24 @@ def conclude(sweep: Sweep, store: Store, used_up: str) -> Result:
     }
     store.write_run(sweep.name, "sweep.json", json.dumps(figures, indent=1).encode())
     store.write_run(sweep.name, "trials.csv", as_csv(spec, trials.all).encode())
-    for number in best:
-        experiment = sweep.experiment(trials.all[number].settings)
-        asked = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        name = "best.yaml" if len(best) == 1 else f"best-{number}.yaml"
-        store.write_run(sweep.name, name, asked.encode())
+    if best:
+        asked = _as_one_file({f"trial-{number}": sweep.experiment(trials.all[number].settings) for number in best})
+        text = yaml.safe_dump(asked, sort_keys=False, allow_unicode=True)
+        store.write_run(sweep.name, "best.yaml", text.encode())
     return result
+
+
+def _as_one_file(experiments: Mapping[str, Experiment]) -> dict[str, Any]:
+    """An experiment file: the first, and where there are more, in what each differs from it as a variant."""
+    all_fields = {name: experiment.model_dump(mode="json") for name, experiment in experiments.items()}
+    first = next(iter(all_fields.values()))
+    if len(all_fields) == 1:
+        return first
+    variants = {
+        name: {field: value for field, value in fields.items() if value != first[field]}
+        for name, fields in all_fields.items()
+    }
+    return {**first, "variants": variants}
 
 
 def _as_figures(trial: Trial) -> dict[str, Any]:

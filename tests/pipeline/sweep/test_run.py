@@ -12,10 +12,12 @@ import pytest
 import yaml
 from rich.console import Console
 
+from pipeline.experiment import load_experiments, prepare_experiments
+from pipeline.plan import plan
 from pipeline.resources import Machine
 from pipeline.store import Store, open_store
 from pipeline.sweep.base import Sweep
-from pipeline.sweep.run import run
+from pipeline.sweep.run import conclude, run
 from pipeline.sweep.trials import Trials
 
 Load = Callable[..., Sweep]
@@ -60,3 +62,27 @@ def test_the_gpu_hours_end_a_sweep(load: Load, store: Store, machines: list[Mach
     ended = run(sweep, store, machines, Console(file=StringIO()))
     assert ended.used_up == "budget.gpu_hours (1.5) is used up; give more to go on"
     assert states(store, sweep) == ["done"]
+
+
+def test_the_best_are_one_file_whatever_was_the_best_before(load: Load, store: Store, tmp_path: Path) -> None:
+    sweep = load(metrics=["poison_success", "step_seconds"])
+    trials, file = Trials(store, sweep.name), tmp_path / "best.yaml"
+
+    def best() -> dict[str, str]:
+        """The runs of the best trials' experiments, as `brewline run best.yaml` has them."""
+        conclude(sweep, store, "")
+        file.write_bytes(store.read_run(sweep.name, "best.yaml") or b"")
+        found = prepare_experiments(load_experiments(str(file)))
+        return {name: plan({"": experiment}).run for name, experiment in found.items()}
+
+    def end(restarts: int, success: float, seconds: float) -> str:
+        settings = {"attack.restarts": restarts}
+        figures = {"poison_success": success, "step_seconds": seconds}
+        trials.ended(trials.suggested(settings), state="done", figures=figures)
+        return sweep.plan(settings).run
+
+    first = end(2, 0.5, 20)
+    assert best() == {"": first}
+    second = end(1, 0.25, 10)
+    assert best() == {"trial-0": first, "trial-1": second}
+    assert [name for name in store.run_files(sweep.name) if name.startswith("best")] == ["best.yaml"]
