@@ -135,6 +135,22 @@ def load_experiments(file_or_name: str, settings: Iterable[str] = ()) -> dict[st
     A file may name `variants`: {name: {field.path: value}}, the rows of a table, say. Gives one experiment a variant,
     or one under the name "". Raises InputError that names the field, what was found and what was expected.
     """
+    experiments = {
+        variant: parse(fields, f"{file_or_name}, variant {variant}" if variant else file_or_name)
+        for variant, fields in read_experiments(file_or_name, settings).items()
+    }
+    first = next(iter(experiments.values()))
+    for variant, experiment in experiments.items():
+        if (experiment.name, experiment.runtime) != (first.name, first.runtime):
+            raise InputError(
+                f"experiment {file_or_name}: variant {variant} sets name or runtime, and a run has one; set it outside "
+                "variants"
+            )
+    return experiments
+
+
+def read_experiments(file_or_name: str, settings: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """The fields that `load_experiments` makes experiments of, as they were given: no default is filled in."""
     named = named_experiments()
     file = named.get(file_or_name, Path(file_or_name))
     if not file.is_file():
@@ -142,7 +158,7 @@ def load_experiments(file_or_name: str, settings: Iterable[str] = ()) -> dict[st
         raise InputError(f"no experiment {file_or_name!r}: it is neither a file nor a named experiment; {hint}")
     data = read_yaml(file)
     given = [_setting(text) for text in settings]
-    experiments = {}
+    fields = {}
     for variant, own in _variants(data, file).items():
         varied = copy.deepcopy(data)
         for path in own:
@@ -159,14 +175,8 @@ def load_experiments(file_or_name: str, settings: Iterable[str] = ()) -> dict[st
         changed = {name for name, _ in given if name.partition(".")[0] not in _TOLD} - {"dataset.root", "cases.file"}
         if changed and "paper_success" not in dict(given):
             varied.pop("paper_success", None)  # it is of the setting as it stands in the file
-        experiments[variant] = parse(varied, f"{file_or_name}, variant {variant}" if variant else file_or_name)
-    first = next(iter(experiments.values()))
-    for variant, experiment in experiments.items():
-        if (experiment.name, experiment.runtime) != (first.name, first.runtime):
-            raise InputError(
-                f"{file}: variant {variant} sets name or runtime, and a run has one; set it outside variants"
-            )
-    return experiments
+        fields[variant] = varied
+    return fields
 
 
 def _variants(data: dict[str, Any], file: Path) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.experiment import Experiment, Seen, load_experiments, named_experiments, prepare_experiments
+from pipeline.experiment import (
+    Experiment,
+    Seen,
+    load_experiments,
+    named_experiments,
+    prepare_experiments,
+    read_experiments,
+)
 from pipeline.plan import Plan, plan
 from pipeline.step import canonical
 from pipeline.sweep.measure import cases_of
@@ -57,6 +64,16 @@ class Sweep:
         """The fields of the base experiment, defaults included."""
         return self._load({}).model_dump(mode="json")
 
+    def written_base(self) -> dict[str, Any]:
+        """The base as a file: every default written out, but in the surrogates' and victims' own trainings, where what
+        is left out is as in `training`, which trials may change."""
+        written = dict(self.base)
+        given = read_experiments(self._source, self._given({}))[""]
+        for section in ("surrogates", "victims"):
+            if own := (given.get(section) or {}).get("training"):
+                written[section] = {**written[section], "training": own}
+        return written
+
     @cached_property
     def name(self) -> str:
         """Of the sweep's folder among the runs: the same base, space and search give the same, whatever the budget."""
@@ -95,14 +112,22 @@ class Sweep:
                 f"scheduler asha compares trials after {scheduler.grace} cases, and they have {self.cases}; add cases"
             )
 
+    @cached_property
+    def _source(self) -> str:
+        beside = self.folder / self.spec.experiment
+        return (
+            str(beside)
+            if self.spec.experiment not in named_experiments() and beside.is_file()
+            else self.spec.experiment
+        )
+
+    def _given(self, settings: Settings) -> list[str]:
+        return [f"{path}={json.dumps(value)}" for path, value in {**self.spec.settings, **settings}.items()]
+
     def _load(self, settings: Settings) -> Experiment:
-        spec = self.spec
-        beside = self.folder / spec.experiment
-        source = str(beside) if spec.experiment not in named_experiments() and beside.is_file() else spec.experiment
-        given = [f"{path}={json.dumps(value)}" for path, value in {**spec.settings, **settings}.items()]
-        loaded = load_experiments(source, given)
+        loaded = load_experiments(self._source, self._given(settings))
         if "" not in loaded:
             raise InputError(
-                f"experiment {spec.experiment} has variants, and a sweep has one base; name a file without"
+                f"experiment {self.spec.experiment} has variants, and a sweep has one base; name a file without"
             )
         return loaded[""]

@@ -200,5 +200,5 @@ def _lease(sweep: Sweep) -> str:
 
 def written(sweep: Sweep) -> str:
     """What `sweep.yaml` holds: the sweep file with every default, and its base experiment."""
-    both = {"sweep": sweep.spec.model_dump(mode="json"), "base": dict(sweep.base)}
+    both = {"sweep": sweep.spec.model_dump(mode="json"), "base": sweep.written_base()}
     return yaml.safe_dump(both, sort_keys=False, allow_unicode=True)

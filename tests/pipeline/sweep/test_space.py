@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.experiment import named_experiments
 from pipeline.sweep.base import Sweep
 from pipeline.sweep.space import check_space, corners, grid
 from pipeline.sweep.spec import METRICS, Spec, load_spec, named_sweeps
@@ -289,3 +290,20 @@ def test_metrics_have_a_mode_of_their_own(written: Any) -> None:
     spec = load_spec(written(metrics=["brew_loss", {"name": "poison_success", "mode": "min"}]))
     assert [(metric.name, metric.mode) for metric in spec.metrics] == [("brew_loss", "min"), ("poison_success", "min")]
     assert set(METRICS.values()) == {"max", "min"}
+
+
+def test_the_base_that_is_written_down_gives_the_trials_of_the_file(tmp_path: Path) -> None:
+    """What the victims' training leaves out is as in `training`, in the file as in what is kept of it."""
+    asked = yaml.safe_load(named_experiments()["quickstart"].read_text())
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**asked, "victims": {"training": {"batch_size": 32}}}))
+    searched = {**PLAIN, "experiment": "own.yaml", "space": {"training.epochs": {"choice": [25, 26]}}}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(searched))
+    sweep = Sweep.load(tmp_path / "sweep.yaml")
+    (tmp_path / "kept.yaml").write_text(yaml.safe_dump(sweep.written_base(), sort_keys=False))
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump({**searched, "experiment": "kept.yaml"}))
+    again = Sweep.load(tmp_path / "again.yaml")
+    assert again.name == sweep.name
+    for epochs in (25, 26):
+        settings = {"training.epochs": epochs}
+        assert again.experiment(settings).victims.training == sweep.experiment(settings).victims.training
+        assert again.plan(settings).run == sweep.plan(settings).run
