@@ -11,7 +11,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.user_yaml import UniqueLoader, invalid, read_yaml
-from stages.brew.config import Attack, External, GradientMatching
+from stages.brew.attacks import Attack, External
+from stages.brew.config import GradientMatching
 from stages.config import Config, InputError, nearest
 from stages.data.cases import CasesConfig, resolve_cases
 from stages.data.dataset_config import DatasetConfig, name_of

@@ -10,7 +10,7 @@ from pipeline.experiment import Experiment
 from pipeline.step import Ref, Step, canonical
 from stages import brew, case, evaluate, export, prepare, pretrain, retrain, select, shard, summarize
 from stages.brew import race
-from stages.brew.config import External
+from stages.brew.attacks import External
 from stages.config import Config
 from stages.data.cases import BenchmarkCases, OutlierCases, only
 from stages.data.dataset_config import Digits

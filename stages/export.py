@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from stages.brew.config import ReadFormat
+from stages.brew.attacks import ReadFormat
 from stages.config import Config, InputError, Location
 from stages.stage import Context, Metrics
 

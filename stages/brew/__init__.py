@@ -12,7 +12,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from stages.brew.config import GradientMatching
+from stages.brew.attacks import Brewed, crafting_loop
 from stages.config import Added, Config
 from stages.stage import Context, Metrics, derive_seed, numbered
 
@@ -23,7 +23,7 @@ class Params(Config):
     """One restart, or a leg of one. Inputs: `dataset`, `case`, and the ensemble `surrogate.0`, `surrogate.1`, …; of a
     leg after the first also all that the leg before it left, `raced.0`, `raced.1`, …"""
 
-    attack: GradientMatching
+    attack: Brewed
     restart: Annotated[int, Field(ge=0)] | None
     """The restart that begins here; null in a leg after the first."""
     place: Annotated[Annotated[int, Field(ge=0)] | None, Added()] = None
@@ -57,7 +57,7 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     """
     from stages import models
     from stages.brew import race
-    from stages.brew.craft import craft
+    from stages.brew.task import Task
     from stages.data.cases import load_case
     from stages.shards import base_shards, poisons
 
@@ -68,12 +68,15 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     dataset = base_shards.load(inputs["dataset"])
     case = load_case(inputs["case"])
     base = dataset.train.of(case.poison_ids)
-    brew = craft(
+    task = Task(
         [models.load(folder) for folder in numbered(inputs, "surrogate")],
         base,
         dataset.test.of(case.target_ids),
         case.intended_class,
         dataset.info.std,
+    )
+    brew = crafting_loop(params.attack)(
+        task,
         params.attack,
         ctx.seeded(params.seed_of(restart)),
         evaluation_seed=params.seed_of(0),  # so that no restart wins by its draws

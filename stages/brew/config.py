@@ -1,14 +1,14 @@
-"""The fields of an attack: one that is brewed here, or poisons that somebody else made.
+"""The fields of gradient matching, and those that other attacks share with it.
 
 The defaults are those of Witches' Brew for CIFAR-10 (Geiping et al. 2021, appendix A).
 """
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from stages.config import Config, Location, NotIdentity
+from stages.config import Config, NotIdentity
 from stages.training.config import MultiStep
 
 
@@ -97,42 +97,3 @@ class GradientMatching(Config):
             )
         if self.restarts < 2:
             raise ValueError("race: there is 1 restart, and none to race it with; set restarts to 2 or more")
-
-
-class Folder(Config):
-    """A folder of somebody else's poisons; in an experiment file its path alone will do."""
-
-    path: Location = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    """Of the files that are read; `stages.interchange.external.resolve` fills it in or checks it."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _path_alone(cls, given: Any) -> Any:
-        return {"path": given} if isinstance(given, str) else given
-
-
-ReadFormat = Literal["arrow", "benchmark", "image-folder"]
-"""The formats of `stages.interchange.FORMATS` that poisons are read from."""
-
-
-class External(Config):
-    """Poisons that were made elsewhere: nothing is brewed, and victims are trained on them as on our own."""
-
-    kind: Literal["external"] = "external"
-    format: ReadFormat
-    """What the folders hold, as `brewline export` writes it (see stages/interchange/)."""
-    folders: Annotated[tuple[Folder, ...], Field(min_length=1)]
-    """One a case, in the order of the cases."""
-    eps: Annotated[int, Field(ge=1, le=255)] | None
-    """The largest change of a pixel that is allowed, in 1/255; null allows any."""
-    budget: Annotated[float, Field(gt=0, lt=1), NotIdentity()] = 0.01
-    """P/N, the part of the training images that may be poisons. The case carries it."""
-
-
-def _of_no_kind(given: Any) -> Any:
-    """An attack that names no kind is gradient matching; errors then name its fields as the user wrote them."""
-    return GradientMatching.model_validate(given) if isinstance(given, dict) and "kind" not in given else given
-
-
-Attack = Annotated[GradientMatching | External, Field(discriminator="kind"), BeforeValidator(_of_no_kind)]

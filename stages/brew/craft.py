@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from stages.brew.config import GradientMatching
 from stages.brew.derivatives import Matching, mixed_derivative, poison_gradient
 from stages.brew.objectives import ADVERSARIAL_LOSSES, OBJECTIVES, Gradient
 from stages.brew.perturbation import Perturbation
-from stages.data.images import ImageSet
+from stages.brew.task import Brew, Task
 from stages.stage import Context, Saved
 from stages.training.batches import pixels, to_tensor
 from stages.training.loop import to_device
@@ -22,52 +21,26 @@ EVALUATION_DRAWS = 4
 """Draws of the augmentation over which the final B is averaged, the same before and after quantisation."""
 
 
-@dataclass
-class Brew:
-    """What one restart gives.
-
-    images: uint8 [P, H, W, C].  losses: B at each step [M], before the step.  loss_before: B of the poisons as floats,
-    None before the last step.  loss: B of the quantised poisons, by which restarts are compared.  state: what another
-    `craft` goes on from.
-    """
-
-    images: np.ndarray
-    losses: list[float]
-    loss_before: float | None
-    loss: float
-    state: dict[str, torch.Tensor]
-
-
 def craft(
-    surrogates: Sequence[torch.nn.Module],
-    base: ImageSet,
-    targets: ImageSet,
-    intended: int,
-    scale: Sequence[float],
+    task: Task,
     attack: GradientMatching,
     ctx: Context,
     evaluation_seed: int | None = None,
     start: Saved | None = None,
     until: int | None = None,
 ) -> Brew:
-    """Brew poisons from `base` so that training on them steps towards `targets` being called `intended`.
-
-    surrogates: networks on [0, 1] images.  scale: the dataset's standard deviation per channel.  evaluation_seed: of
-    the draws over which the final B is averaged; null takes the step's own, restarts that are compared share one.
-    start: where a brew of the same seed ended, `state` and {"losses": …}, to go on from there.  until: the step after
-    which to end; null is the last.
-    Resumes from `ctx.checkpoint`; every draw is a pure function of the step's seed and the step's number, so that a
-    brew in parts is to the last bit the brew in one.
-    """
+    """Brew poisons so that training on them steps towards the targets being called by their intended class (see
+    `Loop`)."""
+    surrogates, base = task.surrogates, task.base
     device, micro_batch = ctx.device, ctx.runtime.micro_batch
     with precision("float32", device):
         for model in surrogates:
             to_device(model, device).eval().requires_grad_(True)
-        matchings = [_matching(model, targets, intended, attack, micro_batch, device) for model in surrogates]
+        matchings = [_matching(model, task, attack, micro_batch, device) for model in surrogates]
         labels = torch.from_numpy(base.labels.copy()).to(device)
         perturbation = Perturbation(
             pixels(to_tensor(base.array, device)),
-            torch.tensor(scale, device=device),
+            torch.tensor(task.scale, device=device),
             attack,
             ctx.torch_rng("start") if attack.start == "random" else None,
         )
@@ -112,19 +85,15 @@ def _check_finite(value: float, step: int) -> None:
 
 
 def _matching(
-    model: torch.nn.Module,
-    targets: ImageSet,
-    intended: int,
-    attack: GradientMatching,
-    micro_batch: int,
-    device: torch.device,
+    model: torch.nn.Module, task: Task, attack: GradientMatching, micro_batch: int, device: torch.device
 ) -> Matching:
     """B as a function of the poison gradient, with the adversarial gradient t of the targets worked out once."""
+    targets = task.targets
     adversarial = ADVERSARIAL_LOSSES[attack.adversarial_loss]
     total: list[torch.Tensor] = []
     for start in range(0, len(targets), micro_batch):
         inputs = pixels(to_tensor(targets.images[start : start + micro_batch], device))
-        wanted = torch.full((len(inputs),), intended, device=device)
+        wanted = torch.full((len(inputs),), task.intended, device=device)
         loss = adversarial(model(inputs), wanted) * (len(inputs) / len(targets))
         part = torch.autograd.grad(loss, list(model.parameters()))
         total = [a + b for a, b in zip(total, part, strict=True)] if total else list(part)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.brew.config import External
+from stages.brew.attacks import External
 from stages.config import InputError
 from stages.data.cases import Case
 from stages.data.images import Dataset

@@ -24,6 +24,7 @@ from stages import models
 from stages.brew.augment import Draw, augment
 from stages.brew.config import BrewAugmentation, Derivative, DoubleBackward, FiniteDifference, GradientMatching
 from stages.brew.craft import craft
+from stages.brew.task import Task
 from stages.data.images import DatasetInfo, ImageSet
 from stages.models.config import Network
 from stages.stage import Checkpoint, Context, Runtime
@@ -100,11 +101,7 @@ class Setting:
         watch = Stopwatch(self.folder, len(self.base) // parts)
         with contextlib.suppress(StepTaken):
             craft(
-                [self.model],
-                self.base,
-                self.target,
-                INTENDED,
-                CIFAR.std,
+                Task([self.model], self.base, self.target, INTENDED, CIFAR.std),
                 GradientMatching(derivative=derivative),
                 watch,
             )

@@ -10,6 +10,7 @@ import pytest
 from stages import models
 from stages.brew.config import BrewAugmentation, DoubleBackward, FiniteDifference, GradientMatching
 from stages.brew.craft import craft
+from stages.brew.task import Task
 from stages.data.dataset_config import Cifar10, Digits
 from stages.data.datasets import resolve
 from stages.data.images import Dataset
@@ -47,11 +48,7 @@ def losses(
         target = dataset.test.of(dataset.test.ids[dataset.test.labels == case][:1])
         for name, derivative in DERIVATIVES.items():
             brewed = craft(
-                [model],
-                base,
-                target,
-                case + 1,
-                dataset.info.std,
+                Task([model], base, target, case + 1, dataset.info.std),
                 attack.model_copy(update={"derivative": derivative}),
                 context(folder, f"{name}-{case}", seed=case),
             )

@@ -45,6 +45,7 @@ def peak_of_one_step(derivative: str, poisons: int) -> int:
     import torch
 
     from stages.brew.craft import craft
+    from stages.brew.task import Task
 
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
@@ -57,7 +58,9 @@ def peak_of_one_step(derivative: str, poisons: int) -> int:
         ctx = OneStep(0, Runtime(device="cpu", micro_batch=MICRO_BATCH), Checkpoint(Path(folder)))
         model = models.build(Network(name="resnet18"), info, 0)
         craft(
-            [model], images(poisons), images(1), 3, info.std, GradientMatching(derivative=DERIVATIVES[derivative]), ctx
+            Task([model], images(poisons), images(1), 3, info.std),
+            GradientMatching(derivative=DERIVATIVES[derivative]),
+            ctx,
         )
     return _peak()
 

@@ -13,6 +13,7 @@ from small_brew import ATTACK, INTENDED, Interrupted, context
 from stages import brew, models
 from stages.brew.config import DoubleBackward, FiniteDifference
 from stages.brew.craft import craft
+from stages.brew.task import Task
 from stages.shards import poisons
 from stages.stage import Checkpoint, Context, Runtime
 from stages.training import loop
@@ -27,7 +28,9 @@ def brewed(dataset, base, surrogate_folders, tmp_path):
     def run(attack=ATTACK, members=1, targets=TARGETS, ctx=None, folder="checkpoint", start=0):
         surrogates = [models.load(path) for path in surrogate_folders[start : start + members]]
         ctx = ctx or context(tmp_path / folder)
-        return craft(surrogates, base, dataset.test.of(np.array(targets)), INTENDED, dataset.info.std, attack, ctx)
+        return craft(
+            Task(surrogates, base, dataset.test.of(np.array(targets)), INTENDED, dataset.info.std), attack, ctx
+        )
 
     return run
 
@@ -135,7 +138,7 @@ def test_the_micro_batch_bounds_every_pass_and_leaves_the_result(
         model.register_forward_pre_hook(lambda _, inputs, sizes=sizes: sizes.append(len(inputs[0])))
         ctx = context(tmp_path / str(micro_batch), micro_batch=micro_batch)
         targets = dataset.test.of(range(8))
-        result = craft([model], base, targets, INTENDED, dataset.info.std, attack, ctx)
+        result = craft(Task([model], base, targets, INTENDED, dataset.info.std), attack, ctx)
         assert max(sizes) == min(micro_batch, len(base))
         losses.append([*result.losses, result.loss_before])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3) and losses[2] == pytest.approx(losses[0], rel=1e-3)
@@ -144,7 +147,7 @@ def test_the_micro_batch_bounds_every_pass_and_leaves_the_result(
 def test_surrogates_and_random_states_are_left_as_they_were(dataset, base, surrogate_folders, tmp_path):
     model, untouched = (models.load(surrogate_folders[0]) for _ in range(2))
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
-    craft([model], base, dataset.test.of(TARGETS), INTENDED, dataset.info.std, ATTACK, context(tmp_path))
+    craft(Task([model], base, dataset.test.of(TARGETS), INTENDED, dataset.info.std), ATTACK, context(tmp_path))
     assert all(
         torch.equal(a, b) for a, b in zip(model.state_dict().values(), untouched.state_dict().values(), strict=True)
     )
@@ -173,7 +176,7 @@ def test_a_surrogate_that_is_certain_of_the_poisons_is_an_error(derivative, data
         model.head.bias[INTENDED] += 1000
     attack = ATTACK.model_copy(update={"derivative": derivative})
     with pytest.raises(FloatingPointError, match="B is nan at step 1: the poison gradient of a surrogate is 0"):
-        craft([model], base, dataset.test.of(TARGETS), 4, dataset.info.std, attack, context(tmp_path))
+        craft(Task([model], base, dataset.test.of(TARGETS), 4, dataset.info.std), attack, context(tmp_path))
 
 
 PROGRAM = """

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.brew.config import External
+from stages.brew.attacks import External
 from stages.config import InputError
 from stages.interchange import FORMATS, Content
 from stages.interchange.external import fingerprint, read, resolve

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.brew.config import External
+from stages.brew.attacks import External
 from stages.config import InputError
 from stages.data.images import ImageSet
 from stages.interchange import FORMATS, Content, content, external
