@@ -38,6 +38,8 @@ BUILDERS = {
     "vgg13": "vgg.vgg",
     "vgg16": "vgg.vgg",
     "alexnet": "alexnet.alexnet",
+    "linear": "dense.linear",
+    "mlp": "dense.mlp",
     **{name: "torchvision_models.torchvision_model" for name in NETWORKS if name.startswith("torchvision/")},
 }
 """Every network's name and the function here that builds it; imported one by one, as torchvision takes seconds."""

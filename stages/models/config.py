@@ -51,6 +51,8 @@ NETWORKS: dict[str, Traits] = {
     "vgg13": Traits(0.01, {"width": 64}),
     "vgg16": Traits(0.01, {"width": 64}),
     "alexnet": Traits(0.01, {"width": 16, "batch_norm": False}),
+    "linear": Traits(0.01, {}),
+    "mlp": Traits(0.01, {"width": 512, "depth": 3}),
     **{
         f"torchvision/{name}": Traits(
             0.01 if name.startswith(("alexnet", "mobilenet", "vgg")) else 0.1, choices={"weights": None}
@@ -60,7 +62,7 @@ NETWORKS: dict[str, Traits] = {
 }
 """Every network by name. The learning rates are those of Witches' Brew (Geiping et al. 2021): 0.1, and a tenth of it
 for ConvNet, VGG, AlexNet and MobileNet, as in its public code (poisoning-gradient-matching,
-forest/victims/optimization_strategy.py)."""
+forest/victims/optimization_strategy.py); `linear` and `mlp` are not in it, and have the tenth too."""
 
 
 def default_learning_rate(name: str) -> float:
@@ -75,9 +77,10 @@ class Network(Config):
     name: str
     """convnet, resnet18, … for small images, or torchvision/<name> for ImageNet; see `NETWORKS`."""
     width: Annotated[int, Field(gt=0)] | None = None
-    """Channels of the first convolution; all others grow or shrink with it. Small networks only."""
+    """Channels of the first convolution, with which all others grow or shrink; of mlp, units of each hidden layer.
+    Small networks only."""
     depth: Annotated[int, Field(ge=3, le=50)] | None = None
-    """Layers that have weights, the last linear one counted: 6 is the 6-layer ConvNet. convnet only."""
+    """Layers that have weights, the last linear one counted: 6 is the 6-layer ConvNet. convnet and mlp only."""
     batch_norm: bool | None = None
     """Batch normalisation after each convolution. convnet and alexnet only."""
     activation: Literal["relu", "softplus", "gelu"] | None = None
@@ -112,7 +115,7 @@ class Network(Config):
         if value is not None:
             raise ValueError(
                 f"{field} does not apply to {name}, but is {value!r}; leave it out "
-                f"(what applies to {name}: {', '.join(choices)})"
+                f"(what applies to {name}: {', '.join(choices) or 'nothing'})"
             )
         return None
 

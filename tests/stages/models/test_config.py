@@ -26,6 +26,7 @@ def test_every_torchvision_classifier_with_a_linear_head_has_a_name() -> None:
         ({"name": "vgg11", "batch_norm": False}, "batch_norm does not apply to vgg11"),
         ({"name": "alexnet", "activation": "gelu"}, "activation does not apply to alexnet"),
         ({"name": "convnet", "weights": "DEFAULT"}, "weights does not apply to convnet"),
+        ({"name": "linear", "width": 8}, "what applies to linear: nothing"),
         ({"name": "torchvision/resnet18", "width": 8}, "width does not apply to torchvision/resnet18"),
         ({"name": "torchvision/resnet18", "weights": "IMAGENET"}, "it has IMAGENET1K_V1"),
         ({"name": "torchvision/vgg16", "weights": "IMAGENET1K_FEATURES"}, "with a classifier"),
@@ -46,7 +47,7 @@ def test_leaving_a_field_out_and_writing_the_papers_value_are_the_same_network()
 
 def test_default_learning_rates() -> None:
     low = {name for name in NETWORKS if "/" not in name and default_learning_rate(name) == 0.01}
-    assert low == {"convnet", "convnet-bn", "mobilenet-v2", "vgg11", "vgg13", "vgg16", "alexnet"}
+    assert low == {"convnet", "convnet-bn", "mobilenet-v2", "vgg11", "vgg13", "vgg16", "alexnet", "linear", "mlp"}
     assert {default_learning_rate(name) for name in NETWORKS.keys() - low if "resnet" in name} == {0.1}
 
 
