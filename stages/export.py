@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from stages.brew.attacks import ReadFormat
-from stages.config import Config, InputError, Location
+from stages.config import Added, Config, InputError, Location
 from stages.stage import Context, Metrics
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Params(Config):
     """The largest change of a pixel allowed, in 1/255; null for an attack without a bound."""
     made_elsewhere: FromFolder | None = None
     """Null takes the poisons that were brewed; else they are read, and must fit the case."""
+    append: Annotated[bool, Added()] = False
+    """Whether the poisons come behind the train images, N + P, and not in the places of those they were made from."""
 
 
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
@@ -51,16 +53,17 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
         poison_set = external.read(source.format, source.folder, source.sha256, dataset, case)
     else:
         poison_set = poisons.load(inputs["poisons"])
-    facts = overlay.write(poison_set, dataset.train, params.eps, out)
-    _verify(dataset, poison_set, out)
+    facts = overlay.write(poison_set, dataset.train, params.eps, out, params.append)
+    _verify(dataset, poison_set, params.append, out)
     return {"poisons": len(poison_set), "sha256": poison_set.sha256(), **facts}
 
 
-def _verify(dataset: "Dataset", poison_set: "PoisonSet", out: Path) -> None:
+def _verify(dataset: "Dataset", poison_set: "PoisonSet", append: bool, out: Path) -> None:
     """Read the poisons as a victim will, from the disk and through the base, byte for byte."""
     import numpy as np
 
     from stages.shards import overlay
 
-    if not np.array_equal(overlay.apply(dataset, out).train.of(poison_set.ids).images, poison_set.images):
+    ids = len(dataset.train) + np.arange(len(poison_set)) if append else poison_set.ids
+    if not np.array_equal(overlay.apply(dataset, out).train.of(ids).images, poison_set.images):
         raise RuntimeError(f"{out}: the overlay does not read back as it was written; the disk may be damaged")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stages.data.pixels import Images, pixels_of
+from stages.data.pixels import Images, joined, pixels_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,13 @@ class ImageSet:
     def overlaid(self, ids: np.ndarray, images: np.ndarray) -> "ImageSet":
         """The set with the images of these ids replaced (labels stay): base + overlay, and none of the base copied."""
         return replace(self, images=pixels_of(self.images).overlaid(self.rows_of(ids), images))
+
+    def appended(self, images: np.ndarray, labels: np.ndarray) -> "ImageSet":
+        """A whole split with these images (uint8 [P, H, W, C]) and labels (int64 [P]) behind it, under the next ids;
+        none of the base copied."""
+        every = np.arange(len(self) + len(labels), dtype=np.int64)
+        behind = joined([pixels_of(self.images), pixels_of(images)])
+        return ImageSet(behind, np.concatenate([self.labels, labels]), every)
 
 
 @dataclass(frozen=True)

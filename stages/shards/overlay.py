@@ -1,7 +1,8 @@
-"""A poisoned dataset as base + P replaced samples: written and checked in O(P), whatever the dataset's size.
+"""A poisoned dataset as base + P replaced or added samples: written and checked in O(P), whatever the dataset's size.
 
 What ties an overlay to its base is a sha256 over the base's ids and labels, and the pixels of the P images that are
-replaced: any other base would differ there, and no more than P images are read to know it.
+replaced, or from which the added ones were made: any other base would differ there, and no more than P images are read
+to know it.
 """
 
 import hashlib
@@ -19,19 +20,25 @@ from stages.shards.poisons import PoisonSet
 STEM = "overlay"
 
 
-def write(poison_set: PoisonSet, base: ImageSet, eps: float | None, folder: Path) -> dict[str, Any]:
+def write(
+    poison_set: PoisonSet, base: ImageSet, eps: float | None, folder: Path, append: bool = False
+) -> dict[str, Any]:
     """Write `overlay.arrow` and `overlay.json`; gives the facts in it: base, eps, max_difference (both in 1/255).
+
+    append: whether the poisons come behind the base, N + P, and leave the images whose ids they have as they are.
 
     Raises InputError where the poisons do not fit `base` or break `eps` (see `poisons.check`).
     """
     largest = poisons.check(poison_set, base, eps)
-    facts = {"base": base_sha256(base, poison_set.ids), "eps": eps, "max_difference": largest}
+    facts: dict[str, Any] = {"base": base_sha256(base, poison_set.ids), "eps": eps, "max_difference": largest}
+    if append:
+        facts["append"] = True
     poisons.save(replace(poison_set, info={**poison_set.info, **facts}), folder, STEM)
     return facts
 
 
 def apply(dataset: Dataset, folder: Path) -> Dataset:
-    """The dataset with the overlay's images in place of its own.
+    """The dataset with the overlay's images in place of its own, or behind them.
 
     Raises InputError where the overlay is damaged, made for another base, or breaks its eps.
     """
@@ -48,6 +55,8 @@ def apply(dataset: Dataset, folder: Path) -> Dataset:
             "export the poisons for this dataset"
         )
     poisons.check(overlay, dataset.train, eps)
+    if overlay.info.get("append"):
+        return replace(dataset, train=dataset.train.appended(overlay.images, overlay.labels))
     return replace(dataset, train=dataset.train.overlaid(overlay.ids, overlay.images))
 
 
