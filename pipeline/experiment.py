@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from pipeline.user_yaml import UniqueLoader, invalid, read_yaml
 from stages.brew.attacks import Attack, External
 from stages.brew.config import GradientMatching
+from stages.brew.layers import precheck_layers
 from stages.config import Config, InputError, nearest
 from stages.data.cases import CasesConfig, resolve_cases
 from stages.data.dataset_config import DatasetConfig, name_of
@@ -236,6 +237,9 @@ def _prepared(experiment: Experiment, dataset: DatasetConfig, description: Descr
     precheck(cases, description, experiment.attack.budget)
     precheck_shards(experiment.shards, name_of(dataset), description.shape)
     attack = external.resolve(experiment.attack) if isinstance(experiment.attack, External) else experiment.attack
+    if isinstance(attack, GradientMatching) and attack.layers is not None:
+        networks = experiment.surrogates.networks or (experiment.network,)
+        precheck_layers(attack.layers, networks, description.shape, len(description.classes))
     return experiment.model_copy(update={"dataset": dataset, "cases": cases, "attack": attack})
 
 

@@ -203,7 +203,7 @@ class Works:
         steps = (params.until or attack.steps) - start
         # Of the quantised poisons, and at the end also of what they were before.
         evaluations = (2 if params.until is None else 1) * (EVALUATION_DRAWS if attack.augmentation else 1)
-        passes = steps * _passes(attack) + evaluations
+        passes = steps * _passes(attack, poisons) + evaluations * (1 / 3 if attack.on_features else 1)
         once = sum(operations(network, data.shape, data.classes)[1] for network in ensemble)
         batches = len(ensemble) * ceil(poisons / MICRO_BATCH)
         return Work(operations=passes * poisons * once, passes=passes * batches, parts=steps)
@@ -222,8 +222,10 @@ class Works:
         return self._input(self._input(self._input(step, "poisons"), "brew.0"), "case")
 
 
-def _passes(attack: GradientMatching) -> float:
+def _passes(attack: GradientMatching, poisons: int) -> float:
     """Training passes that a step of brewing costs (README, "Brewing by finite differences"; results/bench)."""
+    if attack.on_features or attack.derivative is None:
+        return 0.7 if poisons <= MICRO_BATCH else 1.0  # all features come first where poisons are in parts
     if isinstance(attack.derivative, DoubleBackward):
         return 3.2
     return 2.4 if attack.derivative.sides == 2 else 1.8

@@ -8,10 +8,9 @@ import torch
 
 from stages.brew.augment import Draw, adjoint, augment
 from stages.brew.config import GradientMatching
-from stages.brew.derivatives import Matching, mixed_derivative, poison_gradient
-from stages.brew.objectives import ADVERSARIAL_LOSSES, OBJECTIVES, Gradient
 from stages.brew.perturbation import Perturbation
 from stages.brew.task import Brew, Task
+from stages.brew.terms import Term, term_of
 from stages.stage import Context, Saved
 from stages.training.batches import pixels, to_tensor
 from stages.training.loop import to_device
@@ -36,8 +35,7 @@ def craft(
     with precision("float32", device):
         for model in surrogates:
             to_device(model, device).eval().requires_grad_(True)
-        matchings = [_matching(model, task, attack, micro_batch, device) for model in surrogates]
-        labels = torch.from_numpy(base.labels.copy()).to(device)
+        terms = [term_of(model, task, attack, ctx) for model in surrogates]
         perturbation = Perturbation(
             pixels(to_tensor(base.array, device)),
             torch.tensor(task.scale, device=device),
@@ -50,11 +48,11 @@ def craft(
             draw = _draw(attack, len(base), ctx.torch_rng("augment", step))
             inputs = _augmented(perturbation.poisons, draw, micro_batch)
             gradient, loss = torch.zeros_like(inputs), 0.0
-            for model, matching in zip(surrogates, matchings, strict=True):
-                value, part = mixed_derivative(attack.derivative, model, inputs, labels, matching, micro_batch)
-                _check_finite(value, step)
+            for number, term in enumerate(terms):
+                value, part = term.derivative(inputs, ctx.torch_rng("noise", step, number))
+                _check_finite(value, step, term)
                 gradient += part
-                loss += value / len(surrogates)
+                loss += value / len(terms)
             perturbation.step(_carried_back(gradient, draw, micro_batch))
             losses.append(loss)
             if ctx.save_due():
@@ -64,7 +62,7 @@ def craft(
         drawn = ctx if evaluation_seed is None else ctx.seeded(evaluation_seed)
 
         def final(poisons: torch.Tensor) -> float:
-            return _mean_loss(surrogates, matchings, poisons, labels, attack, drawn)
+            return _mean_loss(terms, poisons, attack, drawn)
 
         quantised = perturbation.quantised()
         return Brew(
@@ -76,59 +74,23 @@ def craft(
         )
 
 
-def _check_finite(value: float, step: int) -> None:
+def _check_finite(value: float, step: int, term: Term) -> None:
     if not math.isfinite(value):
-        raise FloatingPointError(
-            f"B is {value} at step {step + 1}: the poison gradient of a surrogate is 0 or not finite. One "
-            "that is certain of every poison has nothing to match with; train it for fewer epochs"
-        )
-
-
-def _matching(
-    model: torch.nn.Module, task: Task, attack: GradientMatching, micro_batch: int, device: torch.device
-) -> Matching:
-    """B as a function of the poison gradient, with the adversarial gradient t of the targets worked out once."""
-    targets = task.targets
-    adversarial = ADVERSARIAL_LOSSES[attack.adversarial_loss]
-    total: list[torch.Tensor] = []
-    for start in range(0, len(targets), micro_batch):
-        inputs = pixels(to_tensor(targets.images[start : start + micro_batch], device))
-        wanted = torch.full((len(inputs),), task.intended, device=device)
-        loss = adversarial(model(inputs), wanted) * (len(inputs) / len(targets))
-        part = torch.autograd.grad(loss, list(model.parameters()))
-        total = [a + b for a, b in zip(total, part, strict=True)] if total else list(part)
-    if not any(tensor.any() for tensor in total):
-        raise ArithmeticError(
-            f"the gradient of the {attack.adversarial_loss} loss on the target is 0, so there is nothing to match: "
-            "the surrogate already calls the target by its intended class; choose another case"
-        )
-    objective = OBJECTIVES[attack.objective]
-
-    def matching(gradient: Gradient) -> torch.Tensor:
-        return objective(gradient, total)
-
-    return matching
+        raise FloatingPointError(f"B is {value} at step {step + 1}: {term.not_finite}")
 
 
 def _draw(attack: GradientMatching, count: int, generator: torch.Generator) -> Draw | None:
     return None if attack.augmentation is None else Draw.random(attack.augmentation, count, generator)
 
 
-def _mean_loss(
-    surrogates: Sequence[torch.nn.Module],
-    matchings: Sequence[Matching],
-    poisons: torch.Tensor,
-    labels: torch.Tensor,
-    attack: GradientMatching,
-    ctx: Context,
-) -> float:
-    """B averaged over the surrogates and over fixed draws of the augmentation."""
+def _mean_loss(terms: Sequence[Term], poisons: torch.Tensor, attack: GradientMatching, ctx: Context) -> float:
+    """B averaged over the surrogates and over fixed draws of the augmentation and of what else is random."""
     values = []
     for number in range(EVALUATION_DRAWS if attack.augmentation is not None else 1):
         draw = _draw(attack, len(poisons), ctx.torch_rng("evaluate", number))
         inputs = _augmented(poisons, draw, ctx.runtime.micro_batch)
-        for model, matching in zip(surrogates, matchings, strict=True):
-            values.append(matching(poison_gradient(model, inputs, labels, ctx.runtime.micro_batch)).item())
+        for member, term in enumerate(terms):
+            values.append(term.value(inputs, ctx.torch_rng("evaluate noise", number, member)))
     return float(np.mean(values))
 
 

@@ -8,6 +8,7 @@ With v = ∂B/∂g held fixed, d/dx B(g(x)) = ∇x ⟨v, ∇θ L(x; θ)⟩: a pr
 
 Both see the poisons in micro-batches whose size changes the memory and not the result: g is the gradient over the
 whole poison set. Both take the network as it is (evaluation mode, gradients on) and leave it bit for bit as it was.
+θ are the parameters that require a gradient: one that does not takes no part.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,6 +21,11 @@ from stages.brew.objectives import Gradient, inner
 
 Matching = Callable[[Gradient], torch.Tensor]
 """B as a function of the poison gradient alone."""
+
+
+def matched(model: torch.nn.Module) -> list[torch.Tensor]:
+    """θ: the parameters by which the loss is differentiated, in the network's order."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def mixed_derivative(
@@ -48,7 +54,7 @@ def double_backward(
     model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor, matching: Matching, micro_batch: int
 ) -> tuple[float, torch.Tensor]:
     """The exact derivative: one graph where all poisons fit into one micro-batch, else g first, then a graph a part."""
-    parameters: list[torch.Tensor] = list(model.parameters())
+    parameters = matched(model)
     if len(inputs) <= micro_batch:
         x = inputs.detach().requires_grad_()
         gradient = torch.autograd.grad(cross_entropy(model(x), labels), parameters, create_graph=True)
@@ -57,7 +63,7 @@ def double_backward(
         return value.item(), derivative
     value, v = _direction(matching, poison_gradient(model, inputs, labels, micro_batch))
     derivative = torch.empty_like(inputs)
-    for part in _parts(len(inputs), micro_batch):
+    for part in parts(len(inputs), micro_batch):
         x = inputs[part].detach().requires_grad_()
         loss = cross_entropy(model(x), labels[part], reduction="sum") / len(inputs)
         gradient = torch.autograd.grad(loss, parameters, create_graph=True)
@@ -74,7 +80,7 @@ def finite_difference(
     how: FiniteDifference,
 ) -> tuple[float, torch.Tensor]:
     """The derivative by a step of length h_rel·|θ| along v, two-sided (error O(h²)) or one-sided (O(h))."""
-    parameters: list[torch.Tensor] = list(model.parameters())
+    parameters = matched(model)
     gradient, at_centre = _first_pass(model, inputs, labels, micro_batch, with_inputs=how.sides == 1)
     value, v = _direction(matching, gradient)
     length = inner(v, v).sqrt()
@@ -96,7 +102,8 @@ def finite_difference(
     return value.item(), derivative
 
 
-def _parts(total: int, size: int) -> Iterator[slice]:
+def parts(total: int, size: int) -> Iterator[slice]:
+    """The micro-batches, at most `size` each, of so many images."""
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 
@@ -119,10 +126,10 @@ def _first_pass(
     model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor, micro_batch: int, *, with_inputs: bool
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """(∇θ L, ∇x L or an empty tensor) over the whole set."""
-    parameters: list[torch.Tensor] = list(model.parameters())
+    parameters = matched(model)
     total: list[torch.Tensor] = []
     of_inputs = torch.empty_like(inputs) if with_inputs else inputs.new_empty(0)
-    for part in _parts(len(inputs), micro_batch):
+    for part in parts(len(inputs), micro_batch):
         x = inputs[part].detach().requires_grad_(with_inputs)
         loss = cross_entropy(model(x), labels[part], reduction="sum") / len(inputs)
         gradient = torch.autograd.grad(loss, [*parameters, x] if with_inputs else parameters)
@@ -141,7 +148,7 @@ def _input_gradient(
 ) -> torch.Tensor:
     """∇x L at the network's present parameters: [P, C, H, W]. Computes no gradient of the weights."""
     gradient = torch.empty_like(inputs)
-    for part in _parts(len(inputs), micro_batch):
+    for part in parts(len(inputs), micro_batch):
         x = inputs[part].detach().requires_grad_()
         loss = cross_entropy(model(x), labels[part], reduction="sum") / len(inputs)
         (gradient[part],) = torch.autograd.grad(loss, x)

@@ -1,7 +1,9 @@
-"""How far the poison gradient is from the adversarial gradient, and the losses whose gradients they are.
+"""How far the poisons are from the targets in what a network makes of them: gradients, or features.
 
-An objective is B(g, t): g = ∇θ L over the poisons, t = ∇θ L_adv over the targets, both as lists of one tensor a
-parameter. All are registered in `OBJECTIVES` with one signature; all adversarial losses in `ADVERSARIAL_LOSSES`.
+An objective on gradients is B(g, t): g = ∇θ L over the poisons, t = ∇θ L_adv over the targets, both as lists of one
+tensor a parameter. All are registered in `OBJECTIVES` with one signature; all adversarial losses in
+`ADVERSARIAL_LOSSES`. An objective on features is B(f, t): f of the poisons, [P, d]; t the targets' mean, [d]. All are
+in `FEATURE_OBJECTIVES`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +13,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 Gradient = Sequence[torch.Tensor]
 Objective = Callable[[Gradient, Gradient], torch.Tensor]
+FeatureObjective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 AdversarialLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -31,6 +34,18 @@ def squared_euclidean(poison: Gradient, target: Gradient) -> torch.Tensor:
     return 0.5 * inner(difference, difference) / inner(target, target)
 
 
+def feature_collision(poisons: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """B = ½ mean over the poisons of ‖f - t‖² / ‖t‖² (Poison Frogs, equation 1, whose pull to the base is the ball's
+    here; made independent of the scale of t, so that surrogates count alike)."""
+    return 0.5 * (poisons - target).square().sum(1).mean() / target.square().sum()
+
+
+def bullseye(poisons: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """B = ½ ‖mean over the poisons of f - t‖² / ‖t‖² (Bullseye Polytope, Aghakhani et al. 2021, the objective for one
+    network; with several targets the multi-target mode)."""
+    return 0.5 * (poisons.mean(0) - target).square().sum() / target.square().sum()
+
+
 def carlini_wagner(logits: torch.Tensor, intended: torch.Tensor) -> torch.Tensor:
     """Mean over images of max(0, largest other logit - logit of the intended class) (Carlini & Wagner 2017).
 
@@ -42,4 +57,5 @@ def carlini_wagner(logits: torch.Tensor, intended: torch.Tensor) -> torch.Tensor
 
 
 OBJECTIVES: dict[str, Objective] = {"cosine": cosine, "squared-euclidean": squared_euclidean}
+FEATURE_OBJECTIVES: dict[str, FeatureObjective] = {"feature-collision": feature_collision, "bullseye": bullseye}
 ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {"cross-entropy": cross_entropy, "carlini-wagner": carlini_wagner}

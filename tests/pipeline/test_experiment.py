@@ -65,6 +65,13 @@ WRONG = {
     "surrogates.epochs=[1, 3]": "surrogates.epochs names epoch 3, but the training has epochs: 2",
     "surrogates={count: 1, epochs: [1, 2]}": "surrogates.epochs names 2, but surrogates.count is 1",
     "surrogates={training: {epochs: 1}, epochs: [2]}": "surrogates.epochs names epoch 2, but .* epochs: 1",
+    "attack={objective: bullseye, derivative: {kind: double-backward}}": "derivative is given, but objective bullseye",
+    "attack={objective: feature-collision, private: {noise: 0.1}}": "private is given, but objective feature-collision",
+    "attack.derivative=null": "derivative is null, but objective cosine needs one; leave it out",
+    "attack.private={noise: -1}": "attack.private.noise: .*greater than or equal to 0, found -1",
+    "attack.private={clip: 1}": "attack.private.noise: ",
+    "attack.layers={}": "attack.layers: expected 1 at least, found none",
+    "attack.layers={body: -1}": "attack.layers.body: .*greater than or equal to 0, found -1",
     "attack.race={at: []}": "attack.race.at: expected 1 at least, found none",
     "attack.race={at: [0]}": "attack.race.at.0: .*greater than or equal to 1, found 0",
     "attack.race={at: [1], keep: 0}": "attack.race.keep: .*greater than 0, found 0",
@@ -164,6 +171,13 @@ def test_an_attack_of_no_kind_is_gradient_matching(file: Path) -> None:
     assert again == found and again.attack.kind == "external"
     with pytest.raises(InputError, match="/a: there is no such folder"):
         prepare_experiment(found)
+
+
+def test_layers_that_the_surrogates_lack_are_refused_before_compute(file: Path) -> None:
+    fine = load(file, "attack.layers={body: 0}", "surrogates={networks: [{name: convnet}, {name: resnet20}]}")
+    assert prepare_experiment(fine).attack == fine.attack
+    with pytest.raises(InputError, match=r"attack\.layers: 'bodi' names no parameter .*, did you mean 'body'\?"):
+        prepare_experiment(load(file, "attack.layers={bodi: 0}"))
 
 
 BAD_SETTINGS = {

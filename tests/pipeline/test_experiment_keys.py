@@ -53,6 +53,7 @@ TRIED: tuple[Any, ...] = (
     *("outlier", "cifar10", "double-backward", "squared-euclidean", "carlini-wagner", "cpu", "cuda", "/elsewhere"),
     *([1], {}, {"name": "resnet20"}, [{"name": "resnet20"}], {"epochs": 3}, {"brew": {"cpus": 3}}, {"spot": 1}, None),
     {"at": [5]},
+    {"noise": 0.1},
 )
 """Values to set fields to."""
 

@@ -47,6 +47,8 @@ def test_work_is_in_proportion_to_what_the_experiment_asks_for(plan_tiny: Planne
     assert base["case 0"] == base["summarize"] == Work()
     exact = works_of(plan_tiny({"attack.derivative": {"kind": "double-backward"}}))["brew case 0 restart 0"]
     assert exact.operations / brew.operations == pytest.approx((3 * 3.2 + 8) / (3 * 2.4 + 8))
+    on_features = works_of(plan_tiny({"attack.objective": "bullseye"}))["brew case 0 restart 0"]
+    assert on_features.operations == pytest.approx((3 * 0.7 + 8 / 3) * 15 * training), "no gradient of the weights"
     ensemble = works_of(plan_tiny({"surrogates.count": 3, "surrogates.epochs": [1, 2, 2]}))
     assert ensemble["brew case 0 restart 0"].operations == pytest.approx(3 * brew.operations)
     assert ensemble["pretrain surrogate 0"].parts == 3

@@ -4,39 +4,17 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from stages import models
+from smooth_network import P, distance, random_images, smooth_network
 from stages.brew.config import DoubleBackward, FiniteDifference
 from stages.brew.derivatives import mixed_derivative, poison_gradient
 from stages.brew.objectives import OBJECTIVES
-from stages.data.images import DatasetInfo
-from stages.models import Network
 
-P, CLASSES = 12, 3
-INFO = DatasetInfo("tiny", tuple("abc"), (8, 8, 2), (0.4, 0.5), (0.2, 0.3))
 WAYS = {
     "double-backward": DoubleBackward(),
     "two-sided": FiniteDifference(sides=2, h_rel=1e-4),
     "one-sided": FiniteDifference(sides=1, h_rel=1e-7),
 }
 TOLERANCE = {"double-backward": 1e-10, "two-sided": 1e-4, "one-sided": 1e-4}
-
-
-def smooth_network(batch_norm=True):
-    network = Network(name="convnet", width=4, depth=4, activation="softplus", batch_norm=batch_norm)
-    model = models.build(network, INFO, 0).double()
-    if batch_norm:
-        # Running statistics as after a training: not the ones every network starts with.
-        generator = torch.Generator().manual_seed(5)
-        for name, buffer in model.named_buffers():
-            if "running" in name:
-                buffer.add_(torch.rand(buffer.shape, generator=generator, dtype=buffer.dtype))
-    return model.eval()
-
-
-def random_images(count, seed):
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.rand(count, 2, 8, 8, generator=generator, dtype=torch.float64)
-    return images, torch.randint(0, CLASSES, (count,), generator=generator)
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +38,6 @@ def textbook(model, images, labels, matching):
     gradient = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
     B = matching(gradient)
     return B.item(), torch.autograd.grad(B, x)[0]
-
-
-def distance(found, expected):
-    return ((found - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize("micro_batch", [1, 5, P, 100])

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.brew.objectives import ADVERSARIAL_LOSSES, OBJECTIVES, inner
+from stages.brew.objectives import ADVERSARIAL_LOSSES, FEATURE_OBJECTIVES, OBJECTIVES, inner
 
 SHAPES = [(4, 3, 3, 3), (4,), (10, 4)]
 
@@ -31,8 +31,21 @@ def equation_3(g, t):
 FORMULAS = {"squared-euclidean": equation_2, "cosine": equation_3}
 
 
+def collision(f, t):
+    """Poison Frogs, equation 1, without its pull to the base."""
+    return 0.5 * np.mean([((poison - t) ** 2).sum() for poison in f]) / (t**2).sum()
+
+
+def polytope_centre(f, t):
+    """Bullseye Polytope's objective for one network."""
+    return 0.5 * np.linalg.norm(t - sum(f) / len(f)) ** 2 / np.linalg.norm(t) ** 2
+
+
+FEATURE_FORMULAS = {"feature-collision": collision, "bullseye": polytope_centre}
+
+
 def test_every_objective_is_tested():
-    assert FORMULAS.keys() == OBJECTIVES.keys()
+    assert FORMULAS.keys() == OBJECTIVES.keys() and FEATURE_FORMULAS.keys() == FEATURE_OBJECTIVES.keys()
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -76,6 +89,26 @@ def test_inner_needs_gradients_of_one_network():
     assert inner(g, t).item() == pytest.approx(flat(g) @ flat(t))
     with pytest.raises(ValueError, match="shorter"):
         inner(g, t[:2])
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 1000), count=st.integers(1, 6), scale=st.sampled_from([1e-3, 1.0, 1e3]))
+def test_an_objective_on_features_is_its_equation_whatever_their_scale(seed, count, scale):
+    rng = np.random.default_rng(seed)
+    f, t = rng.standard_normal((count, 7)), rng.standard_normal(7)
+    found = {}
+    for name, objective in FEATURE_OBJECTIVES.items():
+        found[name] = objective(scale * torch.from_numpy(f), scale * torch.from_numpy(t)).item()
+        assert found[name] == pytest.approx(FEATURE_FORMULAS[name](f, t), rel=1e-12)
+    assert found["bullseye"] <= found["feature-collision"] * (1 + 1e-12), "the mean is no further off than the poisons"
+    assert (found["bullseye"] == pytest.approx(found["feature-collision"])) == (count == 1)
+
+
+def test_bullseye_wants_the_target_in_the_middle_and_a_collision_wants_it_hit():
+    target = torch.tensor([1.0, 2.0])
+    around = target + torch.tensor([[3.0, 0.0], [-3.0, 0.0]])
+    assert FEATURE_OBJECTIVES["bullseye"](around, target) == 0
+    assert FEATURE_OBJECTIVES["feature-collision"](around, target).item() == pytest.approx(0.5 * 9 / 5)
 
 
 def test_carlini_wagner_by_hand():
