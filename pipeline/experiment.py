@@ -24,6 +24,7 @@ from stages.models.config import Network
 from stages.shards.config import Shards, precheck_shards
 from stages.stage import STAGES, Runtime
 from stages.training.config import Training
+from stages.training.setting import FromScratch, FromSurrogate, Setting
 
 
 class Surrogates(Config):
@@ -44,14 +45,22 @@ class Surrogates(Config):
         """K."""
         return self.count or max(len(self.networks or ()), len(self.epochs or ()), 1)
 
+    def network_of(self, k: int, default: Network) -> Network:
+        """The network of surrogate k, where the experiment's is `default`."""
+        networks = self.networks or (default,)
+        return networks[k % len(networks)]
+
 
 class Victims(Config):
-    """The networks trained from scratch on the poisoned dataset, and the clean ones of the same seeds."""
+    """The networks trained on the poisoned dataset, and the clean ones of the same seeds."""
 
     count: Annotated[int, Field(ge=1)] = 8
     """V, for each case; there are as many clean ones in all, shared between the cases."""
     network: Network | None = None
-    """Null is the experiment's `network`."""
+    """Null is the experiment's `network`, or the surrogate's that the setting starts from."""
+    setting: Setting = FromScratch()
+    """From random weights, or from those of a surrogate: `fine-tuning` trains all layers on, `transfer` a new last
+    layer alone."""
     training: Training | None = None
     """Fields that differ from the experiment's `training`; null is none."""
     record_every: Annotated[int, Field(ge=1)] = 1
@@ -119,6 +128,27 @@ class Experiment(Config):
                 "name one folder a case"
             )
         return self
+
+    @model_validator(mode="after")
+    def _startable(self) -> Self:
+        setting, own = self.victims.setting, self.victims.network
+        if isinstance(setting, FromSurrogate) and (k := setting.surrogate) >= (size := self.surrogates.size):
+            raise ValueError(
+                f"victims.setting.surrogate is {k}, but there are {size}, counted from 0; name one of them"
+            )
+        if own is not None and own != (begun := self.victim_network):
+            raise ValueError(
+                f"victims.network is {own.name}, but in the setting {setting.kind} victims begin with the weights of a "
+                f"surrogate, which is another network ({begun.name}); leave victims.network out"
+            )
+        return self
+
+    @property
+    def victim_network(self) -> Network:
+        """What victims are, without weights: one that begins with a surrogate is as that is."""
+        setting = self.victims.setting
+        begun = isinstance(setting, FromSurrogate) and self.surrogates.network_of(setting.surrogate, self.network)
+        return (begun or self.victims.network or self.network).model_copy(update={"weights": None})
 
 
 def named_experiments() -> dict[str, Path]:

@@ -16,6 +16,7 @@ from stages.data.cases import BenchmarkCases, OutlierCases, only
 from stages.data.dataset_config import Digits
 from stages.shards.config import SPLITS, Shards
 from stages.stage import STAGES, derive_seed
+from stages.training.setting import FromSurrogate
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def _plan(experiment: Experiment, made: Plan) -> Ref:
     surrogates = _surrogates(experiment, made, dataset)
     victims = [_victim_params(experiment, v) for v in range(experiment.victims.count)]
     legs = _legs(experiment)
-    clean = _victims(made, victims, "clean", dataset)
+    given = dataset | _begun_from(experiment, surrogates)
+    clean = _victims(made, victims, "clean", given)
     summary = dict(dataset)
     for c in range(experiment.cases.count):
         drawn = _case(experiment, made, c, dataset, surrogates)
@@ -75,11 +77,13 @@ def _plan(experiment: Experiment, made: Plan) -> Ref:
         summary |= {f"case.{c}": drawn["case"], f"overlay.{c}": overlay["overlay"]}
         summary |= _roles(f"brew.{c}", chain.from_iterable(brews))
         told = drawn if experiment.victims.record_alignment else {}
-        poisoned = _victims(made, victims, f"case {c}", dataset | overlay | told)
+        poisoned = _victims(made, victims, f"case {c}", given | overlay | told)
         for kind, trained in (("poisoned", poisoned), ("clean", clean)):
             for v, victim in enumerate(trained):
                 label = f"evaluate case {c} {kind} victim {v}"
                 inputs = dataset | drawn | {"victim": victim}
+                if kind == "poisoned" and given != dataset:
+                    inputs["clean"] = clean[v]  # whose decision boundary its own is held against
                 summary[f"{kind}.{c}.{v}"] = made.add("evaluate", evaluate.Params(), label, inputs)
     restarts = 0 if isinstance(experiment.attack, External) else experiment.attack.restarts
     counts = summarize.Params(cases=experiment.cases.count, victims=len(victims), restarts=restarts)
@@ -101,14 +105,14 @@ def _dataset(experiment: Experiment, made: Plan) -> Ref:
 
 
 def _surrogates(experiment: Experiment, made: Plan, dataset: Mapping[str, Ref]) -> dict[str, Ref]:
-    if isinstance(experiment.attack, External) and not isinstance(experiment.cases, OutlierCases):
+    wanted = isinstance(experiment.cases, OutlierCases) or isinstance(experiment.victims.setting, FromSurrogate)
+    if isinstance(experiment.attack, External) and not wanted:
         return {}  # nobody looks at them
     own = experiment.surrogates
-    networks = own.networks or (experiment.network,)
     ensemble = {}
     for k in range(own.size):
         params = pretrain.Params(
-            network=networks[k % len(networks)],
+            network=own.network_of(k, experiment.network),
             training=own.training or experiment.training,
             stop_after=own.epochs[k % len(own.epochs)] if own.epochs else None,
             seed=derive_seed(own.seed, "surrogate", k),
@@ -186,12 +190,18 @@ def _victims(made: Plan, victims: Sequence[retrain.Params], of: str, inputs: Map
     return [made.add("retrain", params, f"retrain {of} victim {v}", inputs) for v, params in enumerate(victims)]
 
 
+def _begun_from(experiment: Experiment, surrogates: Mapping[str, Ref]) -> dict[str, Ref]:
+    """What victims start from: nothing, or a surrogate."""
+    setting = experiment.victims.setting
+    return {"surrogate": surrogates[f"surrogate.{setting.surrogate}"]} if isinstance(setting, FromSurrogate) else {}
+
+
 def _victim_params(experiment: Experiment, v: int) -> retrain.Params:
     own = experiment.victims
-    network = own.network or experiment.network.model_copy(update={"weights": None})  # from scratch
     return retrain.Params(
-        network=network,
+        network=experiment.victim_network,
         training=own.training or experiment.training,
+        setting=own.setting,
         record_every=own.record_every,
         seed=derive_seed(own.seed, "victim", v),
     )

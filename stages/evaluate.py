@@ -20,7 +20,8 @@ VERSION = 1
 
 
 class Params(Config):
-    """Nothing to choose. Inputs: `dataset`, `case`, and `victim` (what `retrain` left)."""
+    """Nothing to choose. Inputs: `dataset`, `case`, and `victim` (what `retrain` left); for a poisoned one that began
+    with a surrogate also `clean`, the clean victim of the same seed."""
 
 
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
@@ -28,7 +29,8 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
 
     A target is a success where it is predicted as the intended class; other misclassification does not count (Witches'
     Brew, section 4). `accuracy` is over the test images that are no targets. Losses are cross-entropies in nats;
-    `curves` has the adversarial loss at each recorded epoch, averaged over the targets (Witches' Brew, figure 9).
+    `curves` has the adversarial loss at each recorded epoch, averaged over the targets (Witches' Brew, figure 9), and
+    where the clean victim is given `angular_deviation`, in degrees (see `angular_deviation`).
     """
     from stages import models
     from stages.data.cases import load_case
@@ -44,10 +46,33 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
         "success": sum(target["success"] for target in targets) / len(targets),
         "accuracy": _accuracy(logits, dataset.test.labels, case),
     }
-    evaluation = {**figures, "curves": _curves(inputs["victim"], case)}
+    curves = _curves(inputs["victim"], case)
+    if "clean" in inputs:
+        curves["angular_deviation"] = angular_deviation(inputs["victim"], inputs["clean"], case)
+    evaluation = {**figures, "curves": curves}
     (out / "evaluation.json").write_text(json.dumps(evaluation, indent=1, allow_nan=False))
     ctx.progress(1, 1, success=figures["success"], accuracy=figures["accuracy"])
     return figures
+
+
+def angular_deviation(victim: Path, clean: Path, case: "Case") -> list[float]:
+    """How far poisons turn the decision boundary, at each recorded epoch: the angle in degrees between its normals in
+    the poisoned and in the clean victim, of one seed (Poison Frogs, sections 3.2 and 4.1, figures 3 and 4).
+
+    The boundary is that between the target's class and the intended one in the space of features: the normal is the
+    difference of the two classes' weights in the last layer.
+    """
+    import torch
+    from safetensors import safe_open
+
+    def normals(folder: Path) -> torch.Tensor:
+        with safe_open(folder / "watched.safetensors", framework="pt") as file:
+            heads = file.get_tensor("heads").double()
+        return heads[:, case.intended_class] - heads[:, case.target_class]
+
+    cosines = torch.cosine_similarity(normals(victim), normals(clean), dim=1).clamp(-1, 1)
+    found: list[float] = cosines.arccos().rad2deg().tolist()
+    return found
 
 
 def _targets(logits: "torch.Tensor", case: "Case", classes: tuple[str, ...]) -> list[dict[str, Any]]:

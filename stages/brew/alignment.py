@@ -16,8 +16,9 @@ def gradient_alignment(
 ) -> float:
     """The cosine of ∇θ of the loss over the poisons and ∇θ of the adversarial loss over the targets, in [-1, 1].
 
-    Both are cross-entropies, in evaluation mode and float32, without augmentation; 0 where a gradient is 0. The network
-    and its gradients are left as they are. After Witches' Brew, which follows it over the epochs of a victim.
+    θ are the parameters that are trained. Both are cross-entropies, in evaluation mode and float32, without
+    augmentation; 0 where a gradient is 0. The network and its gradients are left as they are. After Witches' Brew,
+    which follows it over the epochs of a victim.
     """
     wanted = torch.full((len(targets),), intended)
     was_training = model.training
@@ -32,7 +33,8 @@ def gradient_alignment(
 
 def _gradient(model: torch.nn.Module, images: ImageSet, labels: torch.Tensor, ctx: Context) -> Gradient:
     """∇θ of the mean cross-entropy, a micro-batch at a time."""
-    parameters, size = list(model.parameters()), ctx.runtime.micro_batch
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    size = ctx.runtime.micro_batch
     total: list[torch.Tensor] = [torch.zeros_like(parameter) for parameter in parameters]
     for start in range(0, len(images), size):
         logits = model(pixels(to_tensor(images.array[start : start + size], ctx.device)))

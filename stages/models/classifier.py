@@ -35,8 +35,21 @@ class Classifier(nn.Module):
         self.body = body
         self.head = head
         self.channels = info.shape[2]
+        self.frozen = False
         self.register_buffer("mean", torch.tensor(mean or info.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std or info.std).view(1, -1, 1, 1))
+
+    def freeze_body(self) -> None:
+        """From here on training moves the head alone: no weight and no running statistic of the body."""
+        self.frozen = True
+        self.body.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Training or evaluation mode, in which a frozen body always is."""
+        super().train(mode)
+        if self.frozen:
+            self.body.eval()
+        return self
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """The input of the last linear layer, [B, d]. Raises ValueError for images of another number of channels."""

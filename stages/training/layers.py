@@ -38,10 +38,11 @@ def of_part(model: nn.Module, part: Part) -> Iterator[None]:
 
 
 def unequal_buffers(model: nn.Module, part: Part) -> list[torch.Tensor]:
-    """The running statistics, where a step moves them on each worker by its own groups only."""
+    """The running statistics, where a step moves them on each worker by its own groups only: none of a layer that is
+    not in training mode."""
     if part.worker.count == 1 or not part.own:
         return []
-    found = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    found = [module for module in model.modules() if isinstance(module, BatchNorm) and module.training]
     buffers = [buffer for module in found for buffer in (module.running_mean, module.running_var)]
     return [buffer for buffer in buffers if buffer is not None]
 

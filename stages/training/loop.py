@@ -29,12 +29,14 @@ def train(
     stop_after: int | None = None,
     watch: ImageSet | None = None,
     watch_every: int = 1,
+    watch_head: bool = False,
     observe: Callable[[torch.nn.Module], float] | None = None,
 ) -> History:
     """Train `model` in place and return the history; resumes from `ctx.checkpoint` where there is one.
 
     stop_after: end after so many epochs of the same schedule (staggered ensembles).
     watch: images whose logits are kept every `watch_every` epochs and at the end; they never touch the training.
+    watch_head: whether the weights of the last layer, `model.head`, are kept at those epochs too.
     observe: says something of the network at those epochs, and leaves it as it is (see `gradient_alignment`).
     Several workers (`ctx.worker`) call it at once, and all get the same network and history.
     """
@@ -75,6 +77,8 @@ def train(
             if watch is not None and ((epoch + 1) % watch_every == 0 or epoch + 1 == epochs):
                 history.watched_epochs.append(epoch + 1)
                 history.watched_logits.append(predict(model, watch, ctx).half())
+                if watch_head:
+                    history.watched_heads.append(model.get_parameter("head.weight").detach().float().cpu().clone())
                 if observe is not None:
                     history.alignment.append(observe(model))
             place = Place(epoch + 1, 0, torch.zeros_like(place.figures))

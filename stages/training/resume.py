@@ -19,6 +19,8 @@ class History:
     watched_epochs: list[int] = field(default_factory=list)
     watched_logits: list[torch.Tensor] = field(default_factory=list)
     """float16 [N, classes] each."""
+    watched_heads: list[torch.Tensor] = field(default_factory=list)
+    """The last layer's weights at the watched epochs, float32 [classes, d] each; empty where nobody asked for them."""
     alignment: list[float] = field(default_factory=list)
     """What an observer of the network said at the watched epochs; empty without one."""
 
@@ -66,6 +68,7 @@ def save(
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
     tensors |= {f"watched.{number}": logits for number, logits in enumerate(history.watched_logits)}
+    tensors |= {f"head.{number}": weights for number, weights in enumerate(history.watched_heads)}
     tensors |= {f"generator.{name}": state for name, state in place.generators.items()}
     tensors["figures"] = place.figures
     ctx.save(tensors, {"epoch": place.epoch, "batch": place.batch, "history": history.curves()})
@@ -89,5 +92,6 @@ def resume(model: torch.nn.Module, optimizer: torch.optim.Optimizer, ctx: Contex
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     history = History(**facts["history"])
     history.watched_logits = [tensors[f"watched.{number}"] for number in range(len(history.watched_epochs))]
+    history.watched_heads = [tensors[f"head.{number}"] for number in range(len(under("head.")))]
     figures = tensors["figures"].to(ctx.device)
     return history, Place(facts["epoch"], facts["batch"], figures, under("generator."))

@@ -145,6 +145,23 @@ def test_victims_start_from_nothing_and_surrogates_differ(file: Path) -> None:
         load(file, pretrained, "surrogates.count=2")
 
 
+def test_victims_that_start_from_a_surrogate_are_its_network(file: Path) -> None:
+    networks = "surrogates={networks: [{name: convnet, width: 5}, {name: torchvision/resnet18, weights: DEFAULT}]}"
+    found = load(file, networks, "victims.setting={kind: transfer, surrogate: 1}")
+    assert (found.victim_network.name, found.victim_network.weights) == ("torchvision/resnet18", None)
+    assert load(file, networks, "victims.setting={kind: fine-tuning}").victim_network.width == 5
+    for settings, told in {
+        ("victims.setting={kind: transfer, surrogate: 1}",): "setting.surrogate is 1, but there are 1, counted from 0",
+        ("victims.setting={kind: transfer}", "victims.network={name: resnet20}"): (
+            "victims.network is resnet20, but in the setting transfer victims begin with .* another network .convnet.; "
+            "leave victims.network out"
+        ),
+        ("victims.setting={kind: transfr}",): "victims.setting: unknown kind 'transfr', did you mean 'transfer'",
+    }.items():
+        with pytest.raises(InputError, match=told):
+            load(file, *settings)
+
+
 EXTERNAL = "attack={kind: external, format: arrow, folders: [/a], eps: 8}"
 WRONG_EXTERNAL = {
     ("attack.kind=externel",): "attack: unknown kind 'externel', did you mean 'external'?",

@@ -101,6 +101,21 @@ def test_recording_the_alignment_concerns_the_poisoned_victims_alone(plan_tiny: 
     assert set(victim.inputs) == {"dataset", "overlay", "case"}
 
 
+def test_victims_that_start_from_a_surrogate_say_so_in_their_inputs(plan_tiny: Planner) -> None:
+    changes = {"victims.setting": {"kind": "transfer", "surrogate": 1}, "surrogates.count": 2, "victims.count": 2}
+    made = plan_tiny(changes)
+    start = next(step for step in made.steps.values() if step.label == "pretrain surrogate 1")
+    victims = [step for step in made.steps.values() if step.stage == "retrain"]
+    assert len(victims) == 4 and {step.inputs["surrogate"] for step in victims} == {start.ref}
+    by_label = {step.label: step for step in made.steps.values()}
+    poisoned, clean = (by_label[f"evaluate case 0 {kind} victim 1"] for kind in ("poisoned", "clean"))
+    assert poisoned.inputs["clean"] == clean.inputs["victim"] and "clean" not in clean.inputs
+    scratch = plan_tiny({**changes, "victims.setting": {"kind": "from-scratch"}})
+    assert {key for key in made.steps if made.steps[key].stage == "brew"} <= set(scratch.steps), "brews do not notice"
+    external = {"kind": "external", "format": "arrow", "folders": [{"sha256": "a" * 64}], "eps": 8}
+    assert counts(plan_tiny({**changes, "attack": external}))["pretrain"] == 2, "there is one to start from"
+
+
 RACED = {"attack.restarts": 5, "attack.steps": 9, "attack.race": {"at": [3, 6]}}
 
 

@@ -16,8 +16,9 @@ from stages.shards.poisons import PoisonSet
 from stages.stage import Checkpoint, Context, Runtime, derive_seed
 from stages.training import loop
 from stages.training.config import Augmentation, Training
+from stages.training.setting import FineTuning, Transfer
 
-NETWORK = Network(name="convnet", width=8, depth=3)
+NETWORK = Network(name="convnet", width=8, depth=3, batch_norm=True)
 TRAINING = Training(epochs=3, batch_size=32, learning_rate=0.05, augmentation=Augmentation(flip=False, pad=0))
 PARAMS = retrain.Params(network=NETWORK, training=TRAINING, record_every=2, seed=4)
 
@@ -118,3 +119,75 @@ def test_the_alignment_is_recorded_and_the_training_does_not_notice(changed, dig
     assert all(-1 <= value <= 1 for value in alignment) and len(set(alignment)) == 2
     one, other = (models.load(tmp_path / of).state_dict() for of in ("plain", "watched"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def begun(setting, **changes):
+    return PARAMS.model_copy(update={"setting": setting, "record_every": 1, **changes})
+
+
+def state_of(folder):
+    return models.load(folder).state_dict()
+
+
+@pytest.fixture(scope="module")
+def surrogate(digits_folder, tmp_path_factory):
+    """A network that two epochs have taught digits."""
+    folder = tmp_path_factory.mktemp("surrogate") / "out"
+    run({"dataset": digits_folder}, folder, PARAMS.model_copy(update={"seed": 9}))
+    return folder
+
+
+def test_transfer_trains_a_new_last_layer_alone(surrogate, changed, digits_folder, tmp_path):
+    inputs = {"dataset": digits_folder, "overlay": changed[0], "surrogate": surrogate}
+    metrics = run(inputs, tmp_path / "out", begun(Transfer()))
+    start, end = state_of(surrogate), state_of(tmp_path / "out")
+    moved = {name for name in start if not torch.equal(start[name], end[name])}
+    assert moved == {"head.weight", "head.bias"}, "neither weights nor running statistics of the features"
+    assert metrics["train_accuracy"] > 0.9
+    heads = load_file(tmp_path / "out" / "watched.safetensors")["heads"]
+    assert heads.shape == (3, *end["head.weight"].shape) and torch.equal(heads[-1], end["head.weight"])
+    run(inputs, tmp_path / "still", begun(Transfer(), training=TRAINING.model_copy(update={"learning_rate": 1e-9})))
+    fresh = models.build(NETWORK, base_shards.load(digits_folder).info, derive_seed(4, "init"))
+    assert torch.allclose(state_of(tmp_path / "still")["head.weight"], fresh.head.weight, atol=1e-5)
+
+
+def test_fine_tuning_starts_from_the_surrogate_and_trains_all_of_it(surrogate, digits_folder, tmp_path):
+    inputs = {"dataset": digits_folder, "surrogate": surrogate}
+    gentle = TRAINING.model_copy(update={"learning_rate": 1e-9})
+    run(inputs, tmp_path / "still", begun(FineTuning(), training=gentle))
+    run(inputs, tmp_path / "out", begun(FineTuning()))
+    start, still, end = (state_of(folder) for folder in (surrogate, tmp_path / "still", tmp_path / "out"))
+    weights = [name for name in start if name.endswith(("weight", "bias"))]
+    assert all(torch.allclose(start[name], still[name], atol=1e-5) for name in weights)
+    assert not any(torch.equal(start[name], end[name]) for name in weights)
+    losses = json.loads((tmp_path / "out" / "curves.json").read_text())["loss"]
+    fresh = json.loads((surrogate / "curves.json").read_text())["loss"]
+    assert losses[0] < 0.5 * fresh[0], "a warm start"
+
+
+@pytest.mark.parametrize("setting", [Transfer(), FineTuning()])
+def test_a_victim_that_was_interrupted_is_the_same(setting, surrogate, digits_folder, tmp_path):
+    def part(folder, stop_at=None):
+        def report(done, total, figures):
+            if done == stop_at:
+                raise KeyboardInterrupt
+
+        folder.mkdir(exist_ok=True)
+        ctx = Context(4, Runtime(device="cpu", checkpoint_seconds=0), Checkpoint(folder / "checkpoint"), report)
+        return retrain.run(begun(setting), {"dataset": digits_folder, "surrogate": surrogate}, folder, ctx)
+
+    with pytest.raises(KeyboardInterrupt):
+        part(tmp_path / "parts", stop_at=2)
+    part(tmp_path / "parts")
+    part(tmp_path / "whole")
+    for name in ("model.safetensors", "curves.json", "watched.safetensors"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_what_a_victim_cannot_start_from_is_refused(surrogate, digits_folder, tmp_path):
+    other = NETWORK.model_copy(update={"width": 4})
+    with pytest.raises(InputError, match=r"is no convnet as the victim is to be.*give both one network"):
+        inputs = {"dataset": digits_folder, "surrogate": surrogate}
+        run(inputs, tmp_path / "other", begun(Transfer(), network=other))
+    with pytest.raises(InputError, match="setting is fine-tuning, and there is no input surrogate"):
+        run({"dataset": digits_folder}, tmp_path / "none", begun(FineTuning()))

@@ -91,11 +91,13 @@ class Interrupted(BaseException):
 
 def build(name, info):
     """A network by name, in float64: batch normalisation of few images amplifies rounding by orders of magnitude."""
-    width = {"resnet18": 4, "convnet": 8}[name]
+    width = {"resnet18": 4, "frozen": 4, "convnet": 8}[name]
     depth = {"depth": 3} if name == "convnet" else {}
-    model = models.build(Network(name=name, width=width, **depth), info, 0)
+    model = models.build(Network(name="resnet18" if name == "frozen" else name, width=width, **depth), info, 0)
     if name == "convnet":
         model.body.append(nn.Dropout(0.3))
+    if name == "frozen":
+        model.freeze_body()
     model.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
     return model.double()
 
@@ -225,6 +227,7 @@ def test_groups_are_normalised_each_by_itself(groups):
         ("resnet18", "PLAIN", 1, "sgd", 222, [64, 64, 64, 30]),
         ("resnet18", "SHAKY", 4, "sgd", 198, [64, 64, 70]),
         ("convnet", "SHAKY", 1, "adam", 194, [64, 64, 64, 2]),
+        ("frozen", "PLAIN", 4, "adam", 222, [64, 64, 64, 30]),
     ],
 )
 def test_any_number_of_workers_trains_the_same_network(
