@@ -4,7 +4,7 @@ Planned steps and committed ones are described alike, so that the seconds of the
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil
 from typing import Any
@@ -13,6 +13,7 @@ from pipeline.experiment import Experiment
 from pipeline.step import Step
 from stages import brew, export, pretrain, retrain
 from stages.brew.config import DoubleBackward, GradientMatching
+from stages.brew.frogs.config import PoisonFrogs
 from stages.config import InputError
 from stages.data.canonical import CANONICAL
 from stages.data.cases import ExplicitCases, OutlierCases
@@ -23,6 +24,7 @@ from stages.data.images import DatasetInfo
 from stages.models.config import Network
 from stages.stage import Runtime
 from stages.training.config import Precision
+from stages.training.setting import Transfer
 
 MICRO_BATCH = Runtime().micro_batch
 Shape = tuple[int, int, int]
@@ -166,7 +168,15 @@ class Works:
 
     def _retrain(self, step: Step) -> Work:
         params: retrain.Params = self._params(step)
-        return self._training(step, params, params.training.epochs, ceil(params.training.epochs / params.record_every))
+        epochs = params.training.epochs
+        work = self._training(step, params, epochs, ceil(epochs / params.record_every))
+        if not isinstance(params.setting, Transfer):
+            return work
+        # A frozen body is passed through forward alone.
+        data = self._data_of(step)
+        forward, training = operations(params.network, data.shape, data.classes)
+        spared = epochs * data.train * (training - forward)
+        return replace(work, operations=work.operations - spared, passes=work.passes - work.parts * 2 / 3)
 
     def _training(self, step: Step, params: pretrain.Params | retrain.Params, epochs: int, records: int) -> Work:
         """Epochs over the train images, and records of the test images' logits."""
@@ -201,9 +211,12 @@ class Works:
         poisons, ensemble = self._poisons(self._input(step, "case")), self._ensemble(step)
         start = 0 if params.place is None else self._params(self._input(step, "raced.0")).until
         steps = (params.until or attack.steps) - start
-        # Of the quantised poisons, and at the end also of what they were before.
-        evaluations = (2 if params.until is None else 1) * (EVALUATION_DRAWS if attack.augmentation else 1)
-        passes = steps * _passes(attack, poisons) + evaluations * (1 / 3 if attack.on_features else 1)
+        if isinstance(attack, PoisonFrogs):
+            passes = steps + 2.0  # and of what the steps begin with, and of the quantised poisons
+        else:
+            # Of the quantised poisons, and at the end also of what they were before.
+            evaluations = (2 if params.until is None else 1) * (EVALUATION_DRAWS if attack.augmentation else 1)
+            passes = steps * _passes(attack, poisons) + evaluations * (1 / 3 if attack.on_features else 1)
         once = sum(operations(network, data.shape, data.classes)[1] for network in ensemble)
         batches = len(ensemble) * ceil(poisons / MICRO_BATCH)
         return Work(operations=passes * poisons * once, passes=passes * batches, parts=steps)

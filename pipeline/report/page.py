@@ -162,7 +162,8 @@ def asked(experiment: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             (
                 "brewing",
-                f"{many(attack['restarts'], 'restart')} of {many(attack['steps'], 'step')}, {attack['objective']}",
+                f"{many(attack['restarts'], 'restart')} of {many(attack['steps'], 'step')}"
+                + (f", {attack['objective']}" if "objective" in attack else ""),
             )
         )
         if race := attack.get("race"):
@@ -182,6 +183,7 @@ def asked(experiment: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("cases", f"{cases.get('count', len(cases.get('cases', ())))}, {cases['kind']}"),
         ("victims", f"{victims['count']} a case, and as many clean ones of the same seeds"),
         *((f"victims' {name}", setting(victims[name])) for name in ("network", "training") if victims.get(name)),
+        *([("victims' setting", setting(victims["setting"]))] if "surrogate" in victims.get("setting", ()) else []),
         ("seeds", ", ".join(stated)),
     ]
 

@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from stages.brew.config import GradientMatching
+from stages.brew.frogs.config import PoisonFrogs
 from stages.config import Config, Location, NotIdentity
 
 if TYPE_CHECKING:
     from stages.brew.task import Loop
 
-Brewed = GradientMatching
+Brewed = Annotated[GradientMatching | PoisonFrogs, Field(discriminator="kind")]
 """The attacks that the stage `brew` crafts poisons for."""
 
-LOOPS = {"gradient-matching": "craft.craft"}
+LOOPS = {"gradient-matching": "craft.craft", "poison-frogs": "frogs.collide.collide"}
 """The crafting loop of each kind in `Brewed`, by module and name within this package."""
 
 
 def crafting_loop(attack: Brewed) -> "Loop":
     """The loop that crafts the attack's poisons; imported when it is asked for."""
-    module, _, function = LOOPS[attack.kind].partition(".")
+    module, _, function = LOOPS[attack.kind].rpartition(".")
     found: Loop = getattr(import_module(f"stages.brew.{module}"), function)
     return found
 
@@ -65,4 +66,4 @@ def _of_no_kind(given: Any) -> Any:
     return GradientMatching.model_validate(given) if isinstance(given, dict) and "kind" not in given else given
 
 
-Attack = Annotated[GradientMatching | External, Field(discriminator="kind"), BeforeValidator(_of_no_kind)]
+Attack = Annotated[Brewed | External, Field(discriminator="kind"), BeforeValidator(_of_no_kind)]

@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.brew.config import GradientMatching
+from stages.brew.attacks import Brewed
 from stages.config import InputError
 from stages.stage import Checkpoint, Saved
 
@@ -27,7 +27,7 @@ class Leg(NamedTuple):
     end: int
 
 
-def legs(attack: GradientMatching) -> list[Leg]:
+def legs(attack: Brewed) -> list[Leg]:
     """The legs of an attack's restarts, one where they are not raced."""
     if attack.race is None:
         return [Leg(attack.restarts, 0, attack.steps)]

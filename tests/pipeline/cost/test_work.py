@@ -58,6 +58,19 @@ def test_work_is_in_proportion_to_what_the_experiment_asks_for(plan_tiny: Planne
     assert bf16["pretrain surrogate 0"].precision == "bf16" and bf16["brew case 0 restart 0"].precision == "float32"
 
 
+def test_transfer_passes_forward_alone(plan_tiny: Planner) -> None:
+    found = works_of(plan_tiny({"victims.setting": {"kind": "transfer"}}))["retrain clean victim 0"]
+    forward, _ = operations(Network(name="convnet", depth=3, width=4), DIGITS.shape, DIGITS.classes)
+    assert found.operations == pytest.approx(2 * (300 + 100) * forward)
+    assert found.passes == pytest.approx(2 * 3 / 3 + 2 / 3) and found.parts == 2 * 3
+
+
+def test_a_collision_costs_a_pass_a_step(plan_tiny: Planner) -> None:
+    frogs = {"attack": {"kind": "poison-frogs", "steps": 10, "budget": 0.05}, "surrogates.count": 2}
+    _, training = operations(Network(name="convnet", depth=3, width=4), DIGITS.shape, DIGITS.classes)
+    assert works_of(plan_tiny(frogs))["brew case 0 restart 0"].operations == (10 + 2) * 15 * 2 * training
+
+
 def test_a_race_saves_the_steps_of_those_that_are_dropped(plan_tiny: Planner) -> None:
     raced = {"attack.restarts": 4, "attack.steps": 10, "attack.race": {"at": [2, 5]}}
     found = works_of(plan_tiny(raced))
