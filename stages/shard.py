@@ -9,7 +9,7 @@ from pydantic import Field
 
 from stages.config import Config, InputError
 from stages.data.dataset_config import FileConfig
-from stages.data.datasets import first_of_each, tree_of, whole_of
+from stages.data.datasets import tree_of, used, whole_of
 from stages.shards.config import Shards, Split
 from stages.stage import Context, Metrics
 
@@ -77,13 +77,9 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     return {"images": len(chosen), "bytes": (out / part.file).stat().st_size}
 
 
-def _listing(config: FileConfig, split: str) -> "tuple[Tree, list[str], np.ndarray]":
+def _listing(config: FileConfig, split: Split) -> "tuple[Tree, list[str], np.ndarray]":
     """The tree, and the names and labels of a split with its subset taken."""
     tree = tree_of(config)
-    files, labels, limit = (
-        (tree.train_files, tree.train_labels, config.per_class)
-        if split == "train"
-        else (tree.test_files, tree.test_labels, config.test_per_class)
-    )
-    rows = first_of_each(labels, limit)
-    return tree, [files[row] for row in rows], labels[rows]
+    files, labels = (tree.train_files, tree.train_labels) if split == "train" else (tree.test_files, tree.test_labels)
+    rows, renumbered = used(config, tree, labels, split)
+    return tree, [files[row] for row in rows], renumbered

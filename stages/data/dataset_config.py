@@ -7,16 +7,28 @@ from typing import Annotated, ClassVar, Literal
 import platformdirs
 from pydantic import Field, ValidationInfo, field_validator
 
-from stages.config import Config, Location, NotIdentity
+from stages.config import Added, Config, Location, NotIdentity
 
 
 class Subset(Config):
-    """How much of a dataset is used. What remains keeps its order and is numbered anew: ids 0..N-1 in each split."""
+    """How much of a dataset is used. What remains keeps its order and is numbered anew: ids 0..N-1 in each split, and
+    labels where classes are left out."""
 
+    classes: Annotated[tuple[int | str, ...] | None, Added()] = None
+    """The classes that are used, by name or by index; they keep the dataset's own order. Null is all."""
     per_class: Annotated[int, Field(gt=0)] | None = None
     """The first images of each class of the train split, in canonical order; null is all."""
     test_per_class: Annotated[int, Field(gt=0)] | None = None
     """The same for the test split."""
+
+    @field_validator("classes")
+    @classmethod
+    def _several(cls, classes: tuple[int | str, ...] | None) -> tuple[int | str, ...] | None:
+        if classes is not None and len(set(classes)) < max(2, len(classes)):
+            raise ValueError(
+                f"{len(classes)} classes, {len(set(classes))} of them different; name two or more, each once"
+            )
+        return classes
 
 
 class Digits(Subset):

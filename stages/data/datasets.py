@@ -9,10 +9,11 @@ Canonical data and an image tree of "the same" images never share a key: a tree'
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from stages.config import InputError
+from stages.config import InputError, nearest
 from stages.data import imagenet
 from stages.data.canonical import CANONICAL, Files
 from stages.data.dataset_config import (
@@ -58,7 +59,8 @@ def resolve(config: DatasetConfig, absent_ok: bool = False) -> DatasetConfig:
         return config
     root = None if config.root is None else folder_of(config)
     if held is None and isinstance(config, ImageNet):
-        train = imagenet.TRAIN_IMAGES if config.per_class is None else sum(whole.train_counts)
+        whole_split = config.per_class is None and config.classes is None
+        train = imagenet.TRAIN_IMAGES if whole_split else sum(whole.train_counts)
         return config.model_copy(update={"images": (train, sum(whole.test_counts)), "root": root})
     found = _checked_fingerprint(config, held)
     images = (sum(whole.train_counts), sum(whole.test_counts)) if found else None
@@ -75,8 +77,19 @@ def describe(config: DatasetConfig, absent_ok: bool = False) -> Description:
         train, test = CANONICAL[config.kind].labels(held)
     else:
         return whole
-    train, test = train[first_of_each(train, config.per_class)], test[first_of_each(test, config.test_per_class)]
+    (_, train), (_, test) = used(config, held, train, "train"), used(config, held, test, "test")
     return replace(whole, train_labels=train, test_labels=test)
+
+
+def used(
+    config: DatasetConfig, held: Files | Tree | None, labels: np.ndarray, split: Literal["train", "test"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a split that the configuration takes, and their labels, numbered anew where classes are left out."""
+    kept = _kept(config, _published(config, held).classes)
+    rows = np.flatnonzero(np.isin(labels, kept))
+    renumbered = np.searchsorted(kept, labels[rows])
+    first = first_of_each(renumbered, config.per_class if split == "train" else config.test_per_class)
+    return rows[first], renumbered[first]
 
 
 @lru_cache(maxsize=1)
@@ -129,6 +142,32 @@ def absent_folder(config: DatasetConfig) -> Path | None:
 
 def whole_of(config: DatasetConfig, held: Files | Tree | None) -> Description:
     """The description without labels, its subsets checked and their counts taken."""
+    published = _published(config, held)
+    if isinstance(config, Resized) and held is None and (config.per_class or 0) > imagenet.LEAST_OF_A_CLASS:
+        raise InputError(
+            f"dataset.per_class is {config.per_class}, but a class of ImageNet has {imagenet.LEAST_OF_A_CLASS} "
+            f"train images; use at most {imagenet.LEAST_OF_A_CLASS}"
+        )
+    kept = _kept(config, published.classes)
+    classes = tuple(published.classes[row] for row in kept)
+
+    def taken(of_all: tuple[int, ...], field: str) -> tuple[int, ...]:
+        counts = tuple(of_all[row] for row in kept)
+        limit: int | None = getattr(config, field)
+        least = min(range(len(counts)), key=counts.__getitem__)
+        if limit is not None and limit > counts[least]:
+            raise InputError(
+                f"dataset.{field} is {limit}, but class {classes[least]} of {name_of(config)} has "
+                f"{counts[least]} images in that split; use at most {counts[least]}"
+            )
+        return counts if limit is None else (limit,) * len(counts)
+
+    train, test = taken(published.train_counts, "per_class"), taken(published.test_counts, "test_per_class")
+    return replace(published, classes=classes, train_counts=train, test_counts=test)
+
+
+def _published(config: DatasetConfig, held: Files | Tree | None) -> Description:
+    """All classes and images, without labels."""
     if not isinstance(config, Resized):
         known = CANONICAL[config.kind]
         whole = Description(known.classes, known.shape, None, None, known.train_counts, known.test_counts)
@@ -136,27 +175,26 @@ def whole_of(config: DatasetConfig, held: Files | Tree | None) -> Description:
         classes = tuple(imagenet.class_names().values())
         most = (imagenet.MOST_OF_A_CLASS,) * len(classes), (imagenet.VAL_IMAGES_OF_A_CLASS,) * len(classes)
         whole = Description(classes, (config.size, config.size, 3), None, None, *most)
-        if held is None and (config.per_class or 0) > imagenet.LEAST_OF_A_CLASS:
-            raise InputError(
-                f"dataset.per_class is {config.per_class}, but a class of ImageNet has {imagenet.LEAST_OF_A_CLASS} "
-                f"train images; use at most {imagenet.LEAST_OF_A_CLASS}"
-            )
     if isinstance(held, Tree):
         counts = (tuple(np.bincount(labels).tolist()) for labels in (held.train_labels, held.test_labels))
         whole = Description(_shown(config, held.classes), whole.shape, None, None, *counts)  # no class is empty
+    return whole
 
-    def taken(counts: tuple[int, ...], field: str) -> tuple[int, ...]:
-        limit: int | None = getattr(config, field)
-        least = min(range(len(counts)), key=counts.__getitem__)
-        if limit is not None and limit > counts[least]:
-            raise InputError(
-                f"dataset.{field} is {limit}, but class {whole.classes[least]} of {name_of(config)} has "
-                f"{counts[least]} images in that split; use at most {counts[least]}"
-            )
-        return counts if limit is None else (limit,) * len(counts)
 
-    train, test = taken(whole.train_counts, "per_class"), taken(whole.test_counts, "test_per_class")
-    return replace(whole, train_counts=train, test_counts=test)
+def _kept(config: DatasetConfig, classes: tuple[str, ...]) -> list[int]:
+    """The positions of the classes that the configuration keeps, ascending."""
+    if config.classes is None:
+        return list(range(len(classes)))
+    kept = set()
+    for stated in config.classes:
+        if isinstance(stated, int) and not 0 <= stated < len(classes):
+            raise InputError(f"dataset.classes names {stated}, expected 0 to {len(classes) - 1}, or a class name")
+        if isinstance(stated, str) and stated not in classes:
+            raise InputError(f"dataset.classes: no class is called {stated!r}; {nearest(stated, classes)}")
+        kept.add(classes.index(stated) if isinstance(stated, str) else stated)
+    if len(kept) < len(config.classes):
+        raise InputError("dataset.classes names a class by its name and by its index; name each once")
+    return sorted(kept)
 
 
 def _checked_fingerprint(config: FileConfig, held: Files | Tree | None) -> str | None:

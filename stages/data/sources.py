@@ -5,7 +5,7 @@ from PIL import Image
 
 from stages.data.canonical import CANONICAL
 from stages.data.dataset_config import DatasetConfig, Digits, Resized, folder_of, name_of
-from stages.data.datasets import first_of_each, held_by, whole_of
+from stages.data.datasets import held_by, used, whole_of
 from stages.data.image_tree import Tree
 from stages.data.images import Dataset, DatasetInfo, ImageSet
 
@@ -24,8 +24,9 @@ def read(config: DatasetConfig) -> Dataset:
     if held is None or isinstance(held, Tree):
         raise ValueError(f"{name_of(config)} is an image tree here, not the published files")
     whole = whole_of(config, held)
-    splits = zip(CANONICAL[config.kind].read(held), (config.per_class, config.test_per_class), strict=True)
-    train, test = (_first(images, labels, per_class) for (images, labels), per_class in splits)
+    (train_images, train_labels), (test_images, test_labels) = CANONICAL[config.kind].read(held)
+    train = _numbered(train_images, *used(config, held, train_labels, "train"))
+    test = _numbered(test_images, *used(config, held, test_labels, "test"))
     mean, std = channel_statistics(train.array)
     return Dataset(DatasetInfo(name_of(config), whole.classes, whole.shape, mean, std), train, test)
 
@@ -61,6 +62,5 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     return statistics_of(channel_counts(images))
 
 
-def _first(images: np.ndarray, labels: np.ndarray, per_class: int | None) -> ImageSet:
-    rows = first_of_each(labels, per_class)
-    return ImageSet(images[rows], labels[rows], np.arange(len(rows), dtype=np.int64))
+def _numbered(images: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> ImageSet:
+    return ImageSet(images[rows], labels, np.arange(len(rows), dtype=np.int64))

@@ -54,6 +54,7 @@ TRIED: tuple[Any, ...] = (
     *([1], {}, {"name": "resnet20"}, [{"name": "resnet20"}], {"epochs": 3}, {"brew": {"cpus": 3}}, {"spot": 1}, None),
     {"at": [5]},
     {"noise": 0.1},
+    ["3", "8"],
 )
 """Values to set fields to."""
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from stages.data.dataset_config import (
 )
 from stages.data.datasets import describe, resolve
 from stages.data.sources import read
+from stages.shards import base_shards
 
 
 @pytest.fixture
@@ -91,6 +93,54 @@ def test_digits_are_a_fixed_stratified_split() -> None:
 
 
 DIGITS_TEST_SHA256 = "731140bca6d89f5c3ebe69f74dccb68cdad22d23e20123c1a56781c554581f6a"
+
+
+def test_some_classes_alone_are_numbered_anew_and_keep_their_names() -> None:
+    config = resolve(Digits(classes=("7", 2, "4"), per_class=30, test_per_class=4))
+    described, dataset, whole = describe(config), read(config), read(Digits())
+    assert described.classes == dataset.info.classes == ("2", "4", "7")
+    assert described.train_counts == (30,) * 3 and described.test_counts == (4,) * 3
+    assert described.train_labels is not None
+    assert np.array_equal(described.train_labels, dataset.train.labels)
+    for label, digit in enumerate((2, 4, 7)):
+        of = dataset.train.images[dataset.train.labels == label]
+        assert np.array_equal(of, whole.train.images[whole.train.labels == digit][:30])
+    assert dataset.train.ids.tolist() == list(range(90))
+    assert identity(config) != identity(Digits()) and "classes" not in identity(Digits())
+
+
+def test_some_classes_of_a_tree_are_its_images_under_its_fingerprint(small_tree: Path, prepared: Any) -> None:
+    config = resolve(Cifar10(root=small_tree, classes=("frog", "bird")))
+    assert isinstance(config, Cifar10)
+    assert config.images == (6, 2) and config.fingerprint == resolve(Cifar10(root=small_tree)).fingerprint  # type: ignore[union-attr]
+    some, whole = (
+        base_shards.load(prepared(of, small_tree.parent / name))
+        for name, of in (("some", config), ("whole", resolve(Cifar10(root=small_tree))))
+    )
+    assert some.info.classes == ("bird", "frog") and some.train.labels.tolist() == [0] * 3 + [1] * 3
+    for label, row in ((0, 2), (1, 6)):
+        assert np.array_equal(
+            some.train.array[some.train.labels == label], whole.train.array[whole.train.labels == row]
+        )
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        (("3", "x"), "dataset.classes: no class is called 'x'; known are 0, 1"),
+        ((3, 10), "dataset.classes names 10, expected 0 to 9, or a class name"),
+        ((3, "3"), "names a class by its name and by its index"),
+    ],
+)
+def test_classes_that_are_not_there_are_told(classes: tuple[int | str, ...], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        resolve(Digits(classes=classes))
+
+
+@pytest.mark.parametrize("classes", [(), ("3",), ("3", "3")])
+def test_fewer_than_two_classes_are_refused(classes: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError, match="name two or more, each once"):
+        Digits(classes=classes)
 
 
 def test_a_tree_is_described_without_being_decoded(small_tree: Path) -> None:
