@@ -56,6 +56,21 @@ def carlini_wagner(logits: torch.Tensor, intended: torch.Tensor) -> torch.Tensor
     return (others - logits[is_intended]).clamp(min=0).mean()
 
 
+def self_concealment(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Mean over images of -log(1 - p of the true class): least where anything else is predicted (MetaPoison, section
+    3.3, self-concealment).
+
+    logits: [T, classes], true: int64 [T].
+    """
+    others = logits.masked_fill(one_hot(true, logits.shape[1]).bool(), -torch.inf)
+    return (logits.logsumexp(1) - others.logsumexp(1)).mean()
+
+
 OBJECTIVES: dict[str, Objective] = {"cosine": cosine, "squared-euclidean": squared_euclidean}
 FEATURE_OBJECTIVES: dict[str, FeatureObjective] = {"feature-collision": feature_collision, "bullseye": bullseye}
-ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {"cross-entropy": cross_entropy, "carlini-wagner": carlini_wagner}
+ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {
+    "cross-entropy": cross_entropy,
+    "carlini-wagner": carlini_wagner,
+    "self-concealment": self_concealment,
+}
+"""Each of the logits and the intended class; of the true class for self-concealment, which intends none."""

@@ -135,3 +135,14 @@ def test_cross_entropy_is_the_mean_negative_log_likelihood(seed):
     likelihood = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     loss = ADVERSARIAL_LOSSES["cross-entropy"](torch.from_numpy(logits), torch.from_numpy(wanted))
     assert loss.item() == pytest.approx(-np.log(likelihood[np.arange(5), wanted]).mean())
+
+
+def test_self_concealment_is_least_where_anything_but_the_true_class_is_called():
+    logits, true = np.random.default_rng(2).normal(size=(4, 3)), np.array([0, 2, 1, 0])
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = -np.log(1 - p[np.arange(4), true]).mean()
+    loss = ADVERSARIAL_LOSSES["self-concealment"]
+    assert loss(torch.from_numpy(logits), torch.from_numpy(true)).item() == pytest.approx(expected)
+    certain = torch.tensor([[80.0, 0.0, 0.0]], requires_grad=True)
+    (slope,) = torch.autograd.grad(loss(certain, torch.tensor([0])), certain)
+    assert slope[0].tolist() == pytest.approx([1, -0.5, -0.5]), "also where p is 1 to the last digit"
