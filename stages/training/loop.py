@@ -42,7 +42,7 @@ def train(
     """
     device, groups = ctx.device, training.batch_norm_groups
     to_device(model, device)
-    optimizer = _optimizer(model, training, learning_rate)
+    optimizer = optimizer_of(model, training, learning_rate)
     threads = max(1, int(ctx.runtime.cpus))
     batches = Batches(
         images, training.batch_size, training.augmentation, device, threads=threads, worker=ctx.worker, groups=groups
@@ -55,7 +55,7 @@ def train(
         while place.epoch < epochs:
             epoch = place.epoch
             model.train()
-            with _seeded(derive_seed(ctx.seed, "dropout", epoch), device):
+            with seeded(derive_seed(ctx.seed, "dropout", epoch), device):
                 restore_generators(place.generators, device)
                 for number, batch in enumerate(batches.epoch(ctx.rng("epoch", epoch), place.batch), place.batch):
                     rate = learning_rate * rate_factor(
@@ -136,7 +136,7 @@ def predict(model: torch.nn.Module, images: ImageSet, ctx: Context) -> torch.Ten
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """torch's global generators, from which dropout draws, seeded for one block and put back after it."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
@@ -145,7 +145,8 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _optimizer(model: torch.nn.Module, training: Training, learning_rate: float) -> torch.optim.Optimizer:
+def optimizer_of(model: torch.nn.Module, training: Training, learning_rate: float) -> torch.optim.Optimizer:
+    """The optimizer that a training asks for, before its first step."""
     if training.optimizer == "adam":
         betas = (training.momentum, 0.999)
         return torch.optim.Adam(model.parameters(), learning_rate, betas, weight_decay=training.weight_decay)

@@ -1,5 +1,6 @@
 """What a training keeps so that it can go on within an epoch, bit for bit, on any number of workers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,13 +61,35 @@ def restore_generators(states: dict[str, torch.Tensor], device: torch.device) ->
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
+def network_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """All tensors of a network and its optimizer, named for `restore_network`."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    return tensors
+
+
+def restore_network(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Put a network and its optimizer where a `network_state` was, among whatever other tensors."""
+    model.load_state_dict(_under("model.", tensors))
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in _under("optimizer.", tensors).items():
+        number, entry = name.split(".", 1)
+        state.setdefault(int(number), {})[entry] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def save(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, history: History, place: Place, ctx: Context
 ) -> None:
     """Keep everything that `resume` needs."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    tensors = network_state(model, optimizer)
     tensors |= {f"watched.{number}": logits for number, logits in enumerate(history.watched_logits)}
     tensors |= {f"head.{number}": weights for number, weights in enumerate(history.watched_heads)}
     tensors |= {f"generator.{name}": state for name, state in place.generators.items()}
@@ -80,18 +103,9 @@ def resume(model: torch.nn.Module, optimizer: torch.optim.Optimizer, ctx: Contex
     if saved is None:
         return History(), Place(0, 0, torch.zeros(2, device=ctx.device))
     tensors, facts = saved
-
-    def under(prefix: str) -> dict[str, torch.Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-    model.load_state_dict(under("model."))
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in under("optimizer.").items():
-        number, entry = name.split(".", 1)
-        state.setdefault(int(number), {})[entry] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    restore_network(model, optimizer, tensors)
     history = History(**facts["history"])
     history.watched_logits = [tensors[f"watched.{number}"] for number in range(len(history.watched_epochs))]
-    history.watched_heads = [tensors[f"head.{number}"] for number in range(len(under("head.")))]
+    history.watched_heads = [tensors[f"head.{number}"] for number in range(len(_under("head.", tensors)))]
     figures = tensors["figures"].to(ctx.device)
-    return history, Place(facts["epoch"], facts["batch"], figures, under("generator."))
+    return history, Place(facts["epoch"], facts["batch"], figures, _under("generator.", tensors))
