@@ -175,6 +175,11 @@ def find(store: Store, run: str, variant: str | None, case: int) -> Source:
         hint = "it has none, so leave --variant out" if set(summaries) == {""} else nearest(variant, summaries)
         raise InputError(f"run {run} has no variant {variant!r}; {hint}")
     name = next(iter(summaries)) if variant is None else variant
+    if summaries[name]["stage"] == "tally":
+        raise InputError(
+            f"run {run} is of an attack without targets, whose poisons come in no other format yet; they are what its "
+            "`export` steps left in the store, as Arrow"
+        )
     inputs = summaries[name]["inputs"]
     count = sum(role.startswith("case.") for role in inputs)
     if not 0 <= case < count:

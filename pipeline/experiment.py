@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.user_yaml import UniqueLoader, invalid, read_yaml
-from stages.brew.attacks import Attack, External
+from stages.brew.attacks import Attack, External, Indiscriminate
 from stages.brew.config import GradientMatching
 from stages.brew.layers import precheck_layers
 from stages.config import Config, InputError, nearest
@@ -19,6 +19,7 @@ from stages.data.cases import CasesConfig, resolve_cases
 from stages.data.dataset_config import DatasetConfig, name_of
 from stages.data.datasets import Description, describe, resolve
 from stages.data.draw import precheck
+from stages.data.indiscriminate import IndiscriminateCases
 from stages.interchange import external
 from stages.models.config import Network
 from stages.shards.config import Shards, precheck_shards
@@ -96,7 +97,7 @@ class Experiment(Config):
     """The paper's avg. poison success where it has this very setting, a fraction; reports draw it beside ours."""
     dataset: DatasetConfig
     shards: Shards = Shards()
-    cases: CasesConfig
+    cases: Annotated[CasesConfig | IndiscriminateCases, Field(discriminator="kind")]
     network: Network
     training: Training = Training()
     surrogates: Surrogates = Surrogates()
@@ -122,6 +123,8 @@ class Experiment(Config):
                 f"surrogates: {self.surrogates.size} of them, but pretrained weights are not trained further, so some "
                 "would be the same network; name as many in surrogates.networks, each once, or leave weights out"
             )
+        if isinstance(self.attack, Indiscriminate) or isinstance(self.cases, IndiscriminateCases):
+            self._refuse_targets()
         if isinstance(self.attack, External) and len(self.attack.folders) != self.cases.count:
             raise ValueError(
                 f"attack.folders names {len(self.attack.folders)}, but there are {self.cases.count} cases; "
@@ -149,6 +152,26 @@ class Experiment(Config):
         setting = self.victims.setting
         begun = isinstance(setting, FromSurrogate) and self.surrogates.network_of(setting.surrogate, self.network)
         return (begun or self.victims.network or self.network).model_copy(update={"weights": None})
+
+    def _refuse_targets(self) -> None:
+        """Raises ValueError where one part of the experiment has targets and another has none."""
+        if not isinstance(self.attack, Indiscriminate):
+            raise ValueError(
+                f"cases.kind is indiscriminate, without targets, and the attack {self.attack.kind} needs some; "
+                "use attack.kind: gradient-canceling, or other cases"
+            )
+        if not isinstance(self.cases, IndiscriminateCases):
+            raise ValueError(
+                f"attack.kind is {self.attack.kind}, which has no targets, and cases.kind is {self.cases.kind}; "
+                "use cases: {kind: indiscriminate}"
+            )
+        if self.surrogates.size != 1:
+            raise ValueError(
+                f"there are {self.surrogates.size} surrogates, and {self.attack.kind} corrupts one clean network into "
+                "its target parameters; leave surrogates.count, networks and epochs at one"
+            )
+        if self.victims.record_alignment:
+            raise ValueError("victims.record_alignment is about targets, and the attack has none; leave it out")
 
 
 def named_experiments() -> dict[str, Path]:
@@ -263,9 +286,11 @@ def prepare_experiments(
 
 
 def _prepared(experiment: Experiment, dataset: DatasetConfig, description: Description) -> Experiment:
+    precheck_shards(experiment.shards, name_of(dataset), description.shape)
+    if isinstance(experiment.cases, IndiscriminateCases):
+        return experiment.model_copy(update={"dataset": dataset})
     cases = resolve_cases(experiment.cases)
     precheck(cases, description, experiment.attack.budget)
-    precheck_shards(experiment.shards, name_of(dataset), description.shape)
     attack = external.resolve(experiment.attack) if isinstance(experiment.attack, External) else experiment.attack
     if isinstance(attack, GradientMatching) and attack.layers is not None:
         networks = experiment.surrogates.networks or (experiment.network,)

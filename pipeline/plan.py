@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 
+from pipeline import plan_indiscriminate
 from pipeline.experiment import Experiment
 from pipeline.step import Ref, Step, canonical
 from stages import brew, case, evaluate, export, prepare, pretrain, retrain, select, shard, summarize
 from stages.brew import race
-from stages.brew.attacks import External
+from stages.brew.attacks import External, Indiscriminate
 from stages.config import Config
 from stages.data.cases import BenchmarkCases, OutlierCases, only
 from stages.data.dataset_config import Digits
+from stages.data.indiscriminate import IndiscriminateCases
 from stages.shards.config import SPLITS, Shards
 from stages.stage import STAGES, derive_seed
 from stages.training.setting import FromSurrogate
@@ -66,6 +68,9 @@ def _plan(experiment: Experiment, made: Plan) -> Ref:
     dataset = {"dataset": _dataset(experiment, made)}
     surrogates = _surrogates(experiment, made, dataset)
     victims = [_victim_params(experiment, v) for v in range(experiment.victims.count)]
+    attack, cases = experiment.attack, experiment.cases
+    if isinstance(attack, Indiscriminate) and isinstance(cases, IndiscriminateCases):
+        return plan_indiscriminate.add(made, attack, cases, dataset, surrogates["surrogate.0"], victims)
     legs = _legs(experiment)
     given = dataset | _begun_from(experiment, surrogates)
     clean = _victims(made, victims, "clean", given)
@@ -85,7 +90,7 @@ def _plan(experiment: Experiment, made: Plan) -> Ref:
                 if kind == "poisoned" and given != dataset:
                     inputs["clean"] = clean[v]  # whose decision boundary its own is held against
                 summary[f"{kind}.{c}.{v}"] = made.add("evaluate", evaluate.Params(), label, inputs)
-    restarts = 0 if isinstance(experiment.attack, External) else experiment.attack.restarts
+    restarts = 0 if isinstance(attack, External | Indiscriminate) else attack.restarts
     counts = summarize.Params(cases=experiment.cases.count, victims=len(victims), restarts=restarts)
     return made.add("summarize", counts, "summarize", summary)
 
@@ -124,6 +129,8 @@ def _surrogates(experiment: Experiment, made: Plan, dataset: Mapping[str, Ref]) 
 def _case(
     experiment: Experiment, made: Plan, c: int, dataset: Mapping[str, Ref], surrogates: Mapping[str, Ref]
 ) -> dict[str, Ref]:
+    if isinstance(experiment.cases, IndiscriminateCases):
+        raise TypeError("a case without targets is not drawn by stage `case`")
     if isinstance(experiment.cases, BenchmarkCases):
         raise TypeError("the benchmark's setups are not read yet: plan what prepare_experiment returns")
     cases, index = only(experiment.cases, c)
@@ -159,7 +166,7 @@ Leg = list[tuple[str, brew.Params]]
 def _legs(experiment: Experiment) -> list[Leg]:
     """The brews of each case, leg after leg: one leg, unless restarts are raced; none of poisons made elsewhere."""
     attack = experiment.attack
-    if isinstance(attack, External):
+    if isinstance(attack, External | Indiscriminate):
         return []
     legs: list[Leg] = []
     for places, start, end in race.legs(attack):

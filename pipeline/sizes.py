@@ -57,7 +57,7 @@ class _Sizes:
 
     def __call__(self, step: Step) -> int:
         params: Any = step.params  # the stage says of which class
-        if step.stage == "brew" or (step.stage == "export" and params.made_elsewhere is not None):
+        if step.stage in ("brew", "cancel") or (step.stage == "export" and params.made_elsewhere is not None):
             on_its_way = step.stage == "brew" and params.until is not None
             return self._state if on_its_way else self._poisons
         if step.stage == "shard":
@@ -65,8 +65,8 @@ class _Sizes:
             return self._images(len(params.shards.rows(params.index, total)))
         if step.stage == "prepare":
             return 0 if step.inputs else self._images(self._train) + self._images(self._test)
-        if step.stage == "pretrain":
-            return self._network(params.network)
+        if step.stage in ("pretrain", "corrupt"):
+            return self._network(params.network if step.stage == "pretrain" else self._experiment.network)
         if step.stage == "retrain":
             return self._network(params.network) + self._records(params)
         return 0  # a few KB; select and export write what brew wrote, and the store keeps equal files once

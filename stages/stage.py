@@ -47,8 +47,12 @@ Saved = tuple[dict[str, "torch.Tensor"], dict[str, Any]]
 Report = Callable[[int, int, dict[str, float]], None]
 """Where progress goes: (done, total, figures)."""
 
-STAGES = ("shard", "prepare", "pretrain", "case", "brew", "select", "export", "retrain", "evaluate", "summarize")
-"""Every stage, in the order of the pipeline. Each is the module `stages.<name>`."""
+STAGES = (
+    *("shard", "prepare", "pretrain", "case", "corrupt", "brew", "cancel", "select", "export", "retrain"),
+    *("evaluate", "assess", "summarize", "tally"),
+)
+"""Every stage, in the order of the pipeline. Each is the module `stages.<name>`. Attacks without targets have
+`corrupt`, `cancel`, `assess` and `tally` where others have `case`, `brew`, `evaluate` and `summarize`."""
 
 
 @cache

@@ -12,7 +12,8 @@ from typing import Any
 from pipeline.experiment import Experiment
 from pipeline.step import Step
 from stages import brew, export, pretrain, retrain
-from stages.brew.config import DoubleBackward, GradientMatching
+from stages.brew.cancel.config import GradientCanceling
+from stages.brew.config import Derivative, DoubleBackward, GradientMatching
 from stages.brew.frogs.config import PoisonFrogs
 from stages.config import InputError
 from stages.data.canonical import CANONICAL
@@ -118,11 +119,14 @@ class Works:
             "prepare": self._prepare,
             "pretrain": self._pretrain,
             "case": self._case,
+            "corrupt": self._corrupt,
             "brew": self._brew,
+            "cancel": self._cancel,
             "select": self._select,
             "export": self._export,
             "retrain": self._retrain,
             "evaluate": self._evaluate,
+            "assess": self._evaluate,
         }
 
     def of(self, step: Step) -> Work:
@@ -221,6 +225,26 @@ class Works:
         batches = len(ensemble) * ceil(poisons / MICRO_BATCH)
         return Work(operations=passes * poisons * once, passes=passes * batches, parts=steps)
 
+    def _corrupt(self, step: Step) -> Work:
+        corruption = self._params(step).corruption
+        network = self._params(self._input(step, "surrogate")).network
+        steps = corruption.steps if corruption.kind == "gradient" else 0
+        # The train images' logits at the end cost about a third of a step, the test images' little.
+        return self._over(step, network, steps + 1 / 3, steps)
+
+    def _cancel(self, step: Step) -> Work:
+        attack, data = self._params(step).attack, self._data_of(step)
+        network = self._params(self._input(self._input(step, "target"), "surrogate")).network
+        passes = attack.steps * _mixed(attack.derivative) * poison_count(attack.eps_d, data.train) / data.train
+        return self._over(step, network, passes + 4 / 3, attack.steps)
+
+    def _over(self, step: Step, network: Network, passes: float, parts: int) -> Work:
+        """Training passes over the train images, in micro-batches."""
+        data = self._data_of(step)
+        _, training = operations(network, data.shape, data.classes)
+        batches = ceil(data.train / MICRO_BATCH)
+        return Work(operations=passes * data.train * training, passes=passes * batches, parts=parts)
+
     def _select(self, step: Step) -> Work:
         first = self._input(step, "brew.0")
         poisons = self._poisons(self._input(first, "case")) * self._data_of(first).image
@@ -228,6 +252,9 @@ class Works:
 
     def _export(self, step: Step) -> Work:
         params: export.Params = self._params(step)
+        if params.made_elsewhere is None and (made := self._input(step, "poisons")).stage == "cancel":
+            data = self._data_of(step)
+            return Work(bytes=2 * poison_count(self._params(made).attack.eps_d, data.train) * data.image)
         case = self._input(step, "case") if params.made_elsewhere else self._chosen_for(step)
         return Work(bytes=2 * self._poisons(case) * self._data_of(step).image)
 
@@ -236,9 +263,14 @@ class Works:
 
 
 def _passes(attack: GradientMatching, poisons: int) -> float:
-    """Training passes that a step of brewing costs (README, "Brewing by finite differences"; results/bench)."""
-    if attack.on_features or attack.derivative is None:
+    """Training passes that a step of brewing costs."""
+    if attack.derivative is None:
         return 0.7 if poisons <= MICRO_BATCH else 1.0  # all features come first where poisons are in parts
-    if isinstance(attack.derivative, DoubleBackward):
+    return _mixed(attack.derivative)
+
+
+def _mixed(how: Derivative) -> float:
+    """Training passes that a mixed derivative costs (README, "Brewing by finite differences"; results/bench)."""
+    if isinstance(how, DoubleBackward):
         return 3.2
-    return 2.4 if attack.derivative.sides == 2 else 1.8
+    return 2.4 if how.sides == 2 else 1.8

@@ -182,6 +182,11 @@ def collect(store: Store, run: str) -> RunFound:
         raise InputError(
             f"run {run} is an older brewline's, whose plan does not say what it sums up; run it again, and report that"
         )
+    if without := [summary["variant"] for summary in summaries if summary["stage"] == "tally"]:
+        raise InputError(
+            f"run {run} is of an attack without targets{f' ({without[0]})' if without[0] else ''}, which the report "
+            f"does not show; its table and pictures are in {store.place(f'runs/{run}')}"
+        )
     for summary in summaries:
         source.read(_wanted(source, summary))
     variants = tuple(

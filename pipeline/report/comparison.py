@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from stages import tally
 from stages.summarize import RATES, aligned, mean_and_error, mean_loss, rate
 
 
@@ -13,6 +14,9 @@ def comparison(variants: Mapping[str, Mapping[str, Any]], papers: Mapping[str, f
     Where all variants have the same cases, so that those can be paired, the last columns have each variant's B and
     poison success (in points) less the first one's: the mean of the differences within a case ± its standard error.
     """
+    if without_targets := {name: found for name, found in variants.items() if "accuracy_drop" in found["summary"]}:
+        others_found = {name: found for name, found in variants.items() if name not in without_targets}
+        return tally.compared(without_targets) + (comparison(others_found, papers) if others_found else "")
     first, *others = variants.values()
     pairs = bool(others) and all(same_cases(figures, first) for figures in others)
     told = {variant: value for variant, value in (papers or {}).items() if value is not None}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from stages.brew.cancel.config import GradientCanceling
 from stages.brew.config import GradientMatching
 from stages.brew.frogs.config import PoisonFrogs
 from stages.config import Config, Location, NotIdentity
@@ -66,4 +67,7 @@ def _of_no_kind(given: Any) -> Any:
     return GradientMatching.model_validate(given) if isinstance(given, dict) and "kind" not in given else given
 
 
-Attack = Annotated[Brewed | External, Field(discriminator="kind"), BeforeValidator(_of_no_kind)]
+Indiscriminate = GradientCanceling
+"""The attacks without targets, that the stage `cancel` makes poisons for."""
+
+Attack = Annotated[Brewed | External | Indiscriminate, Field(discriminator="kind"), BeforeValidator(_of_no_kind)]

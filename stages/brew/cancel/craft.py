@@ -1,0 +1,77 @@
+"""Gradient Canceling on images: what the clean images' gradient at the target parameters is, and the poisons that leave
+nothing of it (Lu, Kamath & Yu 2023, Algorithm 1)."""
+
+import math
+
+import torch
+
+from stages.brew.cancel.config import GradientCanceling
+from stages.brew.cancel.corruption import gradient_over
+from stages.brew.cancel.descent import Descent, cancelling, opposing
+from stages.brew.derivatives import mixed_derivative, poison_gradient
+from stages.brew.objectives import Gradient, inner
+from stages.brew.task import Brew
+from stages.data.images import ImageSet
+from stages.stage import Context
+from stages.training.batches import pixels, to_tensor
+from stages.training.loop import to_device
+from stages.training.precision import precision
+
+
+def craft(
+    model: torch.nn.Module, train: ImageSet, base: ImageSet, attack: GradientCanceling, ctx: Context
+) -> tuple[Brew, float]:
+    """Poisons for the target parameters, those of `model`; and how much of the clean gradient is left with them,
+    ‖g(mu) + eps_d g(nu)‖ / ‖g(mu)‖ of the quantised poisons.
+
+    train: all clean images.  base: those of them where the poisons begin, whose labels they keep.
+    Resumes from `ctx.checkpoint`. Raises ArithmeticError where the clean images have no gradient to cancel.
+    """
+    device, micro_batch = ctx.device, ctx.runtime.micro_batch
+    with precision("float32", device):
+        to_device(model, device).eval().requires_grad_(True)
+        clean, eps_d = _clean(model, train, base, attack, ctx)
+        length = inner(clean, clean).sqrt()
+        if not length > 0:
+            raise ArithmeticError(
+                "the clean images have no gradient at the target parameters: nothing is to be cancelled"
+            )
+        matching = cancelling(clean, eps_d) if attack.objective == "cancel" else opposing(clean)
+        labels = torch.from_numpy(base.labels.copy()).to(device)
+        descent = Descent(pixels(to_tensor(base.array, device)), attack, eps_d, (0.0, 1.0))
+        losses: list[float] = []
+        if (saved := ctx.checkpoint.load()) is not None:
+            descent.restore(saved[0])
+            losses = list(saved[1]["losses"])
+        for step in range(len(losses), attack.steps):
+            B, gradient = mixed_derivative(attack.derivative, model, descent.poisons, labels, matching, micro_batch)
+            if not math.isfinite(B):
+                raise FloatingPointError(f"B is {B} at step {step + 1}; lower attack.learning_rate")
+            descent.step(gradient, step)
+            losses.append(B)
+            if ctx.save_due():
+                ctx.save(descent.state(), {"losses": losses})
+            ctx.progress(step + 1, attack.steps, B=B)
+        quantised = (descent.poisons * 255).round().to(torch.uint8)
+        found = poison_gradient(model, pixels(quantised), labels, micro_batch)
+        rest = [a + eps_d * b for a, b in zip(clean, found, strict=True)]
+        brew = Brew(
+            images=quantised.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
+            losses=losses,
+            loss_before=matching(poison_gradient(model, descent.poisons, labels, micro_batch)).item(),
+            loss=matching(found).item(),
+            state=descent.state(),
+        )
+        return brew, (inner(rest, rest).sqrt() / length).item()
+
+
+def _clean(
+    model: torch.nn.Module, train: ImageSet, base: ImageSet, attack: GradientCanceling, ctx: Context
+) -> tuple[Gradient, float]:
+    """(g(mu), eps_d) of the clean images that are trained on: all, or without those that poisons replace."""
+    N, P = len(train), len(base)
+    clean = gradient_over(model, train, ctx)
+    if attack.mode == "add":
+        return clean, P / N
+    gone = gradient_over(model, base, ctx)
+    return [(N * a - P * b) / (N - P) for a, b in zip(clean, gone, strict=True)], P / (N - P)
