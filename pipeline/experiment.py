@@ -158,7 +158,7 @@ class Experiment(Config):
         if not isinstance(self.attack, Indiscriminate):
             raise ValueError(
                 f"cases.kind is indiscriminate, without targets, and the attack {self.attack.kind} needs some; "
-                "use attack.kind: gradient-canceling, or other cases"
+                "use attack.kind: gradient-canceling or tgda, or other cases"
             )
         if not isinstance(self.cases, IndiscriminateCases):
             raise ValueError(
@@ -167,8 +167,8 @@ class Experiment(Config):
             )
         if self.surrogates.size != 1:
             raise ValueError(
-                f"there are {self.surrogates.size} surrogates, and {self.attack.kind} corrupts one clean network into "
-                "its target parameters; leave surrogates.count, networks and epochs at one"
+                f"there are {self.surrogates.size} surrogates, and {self.attack.kind} begins from one clean "
+                "network; leave surrogates.count, networks and epochs at one"
             )
         if self.victims.record_alignment:
             raise ValueError("victims.record_alignment is about targets, and the attack has none; leave it out")

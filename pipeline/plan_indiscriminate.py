@@ -1,5 +1,5 @@
-"""The steps of an attack without targets: a clean network is corrupted into the target parameters, poisons are made for
-them, and victims are trained with them and without."""
+"""The steps of an attack without targets: a clean network is corrupted into the target parameters (but where the attack
+names none), poisons are made for them, and victims are trained with them and without."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.step import Ref
 from stages import assess, cancel, corrupt, export, retrain, tally
 from stages.brew.attacks import Indiscriminate
+from stages.brew.cancel.config import GradientCanceling
 from stages.data.indiscriminate import IndiscriminateCases
 from stages.stage import derive_seed
 
@@ -23,10 +24,12 @@ def add(
     victims: Sequence[retrain.Params],
 ) -> Ref:
     """Add an experiment's steps after its clean network's; the last one sums it up."""
-    corrupted = corrupt.Params(corruption=attack.corruption)
-    target = made.add("corrupt", corrupted, "corrupt", {**dataset, "surrogate": surrogate})
+    target = surrogate
+    if isinstance(attack, GradientCanceling):
+        corrupted = corrupt.Params(corruption=attack.corruption)
+        target = made.add("corrupt", corrupted, "corrupt", {**dataset, "surrogate": surrogate})
     clean = _assessed(made, "clean", victims, dataset, {})
-    summary = {**dataset, "target": target}
+    summary = dict(dataset)
     for c in range(cases.count):
         params = cancel.Params(attack=attack, seed=derive_seed(cases.seed, "case", c))
         poisons = made.add("cancel", params, f"cancel case {c}", {**dataset, "target": target})

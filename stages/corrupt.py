@@ -1,6 +1,5 @@
 """Stage `corrupt`: the parameters at which an indiscriminate attack wants training to end: a clean network made bad."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +17,7 @@ class Params(Config):
 
 
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
-    """Writes the network with the target parameters, in the form of `pretrain`, and `target.json`, what is returned.
+    """Writes the network with the target parameters, in the form of `pretrain`.
 
     Returns its accuracy on the test images, that of the clean network, its distance from it in parts of the clean
     parameters' length, and tau over the clean train images: with fewer poisons than tau·N that are added to them, the
@@ -45,6 +44,4 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     saved = models.SavedModel.model_validate_json((inputs["surrogate"] / models.DESCRIPTION).read_bytes())
     models.save(model, out, saved.network, dataset.info)
     tau = threshold(loop.predict(model, dataset.train, ctx).numpy(), dataset.train.labels)
-    figures = {"accuracy": accuracy(), "clean_accuracy": clean, "distance": distance, "tau": tau}
-    (out / "target.json").write_text(json.dumps(figures))
-    return figures
+    return {"accuracy": accuracy(), "clean_accuracy": clean, "distance": distance, "tau": tau}

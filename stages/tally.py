@@ -24,8 +24,8 @@ SHOWN = 16
 
 
 class Params(Config):
-    """What there is to sum up. Inputs: `dataset` and `target` (what `corrupt` left); of each case c `cancel.c` and
-    `overlay.c`; of each victim v the assessments `poisoned.c.v` and `clean.c.v`."""
+    """What there is to sum up. Inputs: `dataset`; of each case c `cancel.c` and `overlay.c`; of each victim v of it the
+    assessments `poisoned.c.v` and `clean.c.v`."""
 
     cases: Annotated[int, Field(ge=1)]
     victims: Annotated[int, Field(ge=1)]
@@ -43,7 +43,6 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     from stages.shards import base_shards, overlay, poisons
 
     dataset = base_shards.load(inputs["dataset"])
-    target = _read(inputs["target"] / "target.json")["accuracy"]
     rows, curves = [], []
     for c in range(params.cases):
         made = _read(inputs[f"cancel.{c}"] / "brew.json")
@@ -54,7 +53,7 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
             for of in _KINDS
         )
         curves.append(made.pop("losses"))
-        rows.append({"case": c, **made, "poisoned": poisoned, "clean": clean, "target_accuracy": target})
+        rows.append({"case": c, **made, "poisoned": poisoned, "clean": clean})
         first = found.ids[:SHOWN]
         picture = _picture(dataset.train.of(first).array, found.images[:SHOWN])
         (out / f"poisons-{c:02d}.png").write_bytes(gallery.png(picture))

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.experiment import Experiment
 from pipeline.step import Step
 from stages import brew, export, pretrain, retrain
-from stages.brew.cancel.config import GradientCanceling
+from stages.brew.cancel.config import TotalGradientAscent
 from stages.brew.config import Derivative, DoubleBackward, GradientMatching
 from stages.brew.frogs.config import PoisonFrogs
 from stages.config import InputError
@@ -234,9 +234,13 @@ class Works:
 
     def _cancel(self, step: Step) -> Work:
         attack, data = self._params(step).attack, self._data_of(step)
-        network = self._params(self._input(self._input(step, "target"), "surrogate")).network
-        passes = attack.steps * _mixed(attack.derivative) * poison_count(attack.eps_d, data.train) / data.train
-        return self._over(step, network, passes + 4 / 3, attack.steps)
+        target, of_follower = self._input(step, "target"), 0
+        if isinstance(attack, TotalGradientAscent):
+            of_follower = attack.follower_steps + 1 + 2 * attack.iterations
+        network = self._params(target if target.stage == "pretrain" else self._input(target, "surrogate")).network
+        poisons = (_mixed(attack.derivative) + of_follower) * poison_count(attack.eps_d, data.train) / data.train
+        passes = attack.steps * (poisons + of_follower)
+        return self._over(step, network, passes + 7 / 3, attack.steps)
 
     def _over(self, step: Step, network: Network, passes: float, parts: int) -> Work:
         """Training passes over the train images, in micro-batches."""

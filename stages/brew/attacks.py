@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from stages.brew.cancel.config import GradientCanceling
+from stages.brew.cancel.config import GradientCanceling, TotalGradientAscent
 from stages.brew.config import GradientMatching
 from stages.brew.frogs.config import PoisonFrogs
 from stages.config import Config, Location, NotIdentity
@@ -67,7 +67,7 @@ def _of_no_kind(given: Any) -> Any:
     return GradientMatching.model_validate(given) if isinstance(given, dict) and "kind" not in given else given
 
 
-Indiscriminate = GradientCanceling
+Indiscriminate = GradientCanceling | TotalGradientAscent
 """The attacks without targets, that the stage `cancel` makes poisons for."""
 
 Attack = Annotated[Brewed | External | Indiscriminate, Field(discriminator="kind"), BeforeValidator(_of_no_kind)]

@@ -77,6 +77,15 @@ def test_steps() -> None:
     assert len(clean) == 2
 
 
+def test_a_game_needs_no_corrupted_network(tmp_path: Path) -> None:
+    attack = {"kind": "tgda", "eps_d": 0.2, "steps": 5, "learning_rate": 30, "follower_steps": 3, "iterations": 3}
+    _, made = planned(attack=attack, victims={"count": 1})
+    folders = done(made, tmp_path)
+    assert "corrupt" not in folders
+    summary = json.loads((folders["tally"] / "summary.json").read_text())["summary"]
+    assert 0 <= summary["target_accuracy"]["mean"] <= 1 and summary["accuracy_drop"]["se"] is None
+
+
 def test_what_the_steps_cost() -> None:
     _, made = planned()
     data = Data(400, 450, (8, 8, 1), 10)
@@ -85,7 +94,7 @@ def test_what_the_steps_cost() -> None:
     found = {step.label: works.of(step) for step in made.steps.values()}
     _, training = operations(Network(name="linear"), data.shape, data.classes)
     assert found["corrupt"].operations == pytest.approx((10 + 1 / 3) * 400 * training), "10 steps and the logits"
-    assert found["cancel case 0"].operations == pytest.approx((60 * 3.2 * 200 + 400 * 4 / 3) * training)
+    assert found["cancel case 0"].operations == pytest.approx((60 * 3.2 * 200 + 400 * 7 / 3) * training)
     assert found["export case 0"].bytes == 2 * 200 * 64
     assert found["assess clean victim 0"].operations > 0 and found["tally"] == Work()
 

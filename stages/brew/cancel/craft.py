@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from stages.brew.cancel.config import GradientCanceling
+from stages.brew.cancel.config import GradientCanceling, Poisoning
 from stages.brew.cancel.corruption import gradient_over
 from stages.brew.cancel.descent import Descent, cancelling, opposing
 from stages.brew.derivatives import mixed_derivative, poison_gradient
@@ -18,11 +18,8 @@ from stages.training.loop import to_device
 from stages.training.precision import precision
 
 
-def craft(
-    model: torch.nn.Module, train: ImageSet, base: ImageSet, attack: GradientCanceling, ctx: Context
-) -> tuple[Brew, float]:
-    """Poisons for the target parameters, those of `model`; and how much of the clean gradient is left with them,
-    ‖g(mu) + eps_d g(nu)‖ / ‖g(mu)‖ of the quantised poisons.
+def craft(model: torch.nn.Module, train: ImageSet, base: ImageSet, attack: GradientCanceling, ctx: Context) -> Brew:
+    """Poisons for the target parameters, those of `model`.
 
     train: all clean images.  base: those of them where the poisons begin, whose labels they keep.
     Resumes from `ctx.checkpoint`. Raises ArithmeticError where the clean images have no gradient to cancel.
@@ -30,15 +27,16 @@ def craft(
     device, micro_batch = ctx.device, ctx.runtime.micro_batch
     with precision("float32", device):
         to_device(model, device).eval().requires_grad_(True)
-        clean, eps_d = _clean(model, train, base, attack, ctx)
-        length = inner(clean, clean).sqrt()
-        if not length > 0:
+        clean, eps_d = clean_gradient(model, train, base, attack, ctx)
+        if not inner(clean, clean) > 0:
             raise ArithmeticError(
                 "the clean images have no gradient at the target parameters: nothing is to be cancelled"
             )
-        matching = cancelling(clean, eps_d) if attack.objective == "cancel" else opposing(clean)
+        cancels = attack.objective == "cancel"
+        matching = cancelling(clean, eps_d) if cancels else opposing(clean)
         labels = torch.from_numpy(base.labels.copy()).to(device)
-        descent = Descent(pixels(to_tensor(base.array, device)), attack, eps_d, (0.0, 1.0))
+        start = pixels(to_tensor(base.array, device))
+        descent = Descent(start, attack, (0.0, 1.0), 1 / eps_d**2 if cancels else 1.0)
         losses: list[float] = []
         if (saved := ctx.checkpoint.load()) is not None:
             descent.restore(saved[0])
@@ -52,21 +50,22 @@ def craft(
             if ctx.save_due():
                 ctx.save(descent.state(), {"losses": losses})
             ctx.progress(step + 1, attack.steps, B=B)
-        quantised = (descent.poisons * 255).round().to(torch.uint8)
-        found = poison_gradient(model, pixels(quantised), labels, micro_batch)
-        rest = [a + eps_d * b for a, b in zip(clean, found, strict=True)]
-        brew = Brew(
+
+        def final(poisons: torch.Tensor) -> float:
+            return matching(poison_gradient(model, poisons, labels, micro_batch)).item()
+
+        quantised = descent.quantised()
+        return Brew(
             images=quantised.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
             losses=losses,
-            loss_before=matching(poison_gradient(model, descent.poisons, labels, micro_batch)).item(),
-            loss=matching(found).item(),
+            loss_before=final(descent.poisons),
+            loss=final(pixels(quantised)),
             state=descent.state(),
         )
-        return brew, (inner(rest, rest).sqrt() / length).item()
 
 
-def _clean(
-    model: torch.nn.Module, train: ImageSet, base: ImageSet, attack: GradientCanceling, ctx: Context
+def clean_gradient(
+    model: torch.nn.Module, train: ImageSet, base: ImageSet, attack: Poisoning, ctx: Context
 ) -> tuple[Gradient, float]:
     """(g(mu), eps_d) of the clean images that are trained on: all, or without those that poisons replace."""
     N, P = len(train), len(base)
@@ -75,3 +74,14 @@ def _clean(
         return clean, P / N
     gone = gradient_over(model, base, ctx)
     return [(N * a - P * b) / (N - P) for a, b in zip(clean, gone, strict=True)], P / (N - P)
+
+
+def left_over(
+    model: torch.nn.Module, train: ImageSet, base: ImageSet, poisons: ImageSet, attack: Poisoning, ctx: Context
+) -> float:
+    """‖g(mu) + eps_d g(nu)‖ / ‖g(mu)‖: how much of the clean gradient is left with these poisons."""
+    with precision("float32", ctx.device):
+        to_device(model, ctx.device).eval()
+        clean, eps_d = clean_gradient(model, train, base, attack, ctx)
+        rest = [a + eps_d * b for a, b in zip(clean, gradient_over(model, poisons, ctx), strict=True)]
+        return (inner(rest, rest) / inner(clean, clean)).sqrt().item()

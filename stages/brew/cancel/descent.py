@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from stages.brew.cancel.config import GradientCanceling
+from stages.brew.cancel.config import Poisoning
 from stages.brew.derivatives import Matching
 from stages.brew.objectives import Gradient, cosine, inner
 
@@ -37,11 +37,11 @@ class Descent:
     """Poisons moved by gradient descent with momentum, its rate falling along half a cosine, kept in the clean range
     (Lu et al. 2023, Algorithm 1)."""
 
-    def __init__(self, poisons: torch.Tensor, attack: GradientCanceling, eps_d: float, bounds: Bounds) -> None:
-        """poisons: float [P, …], where they begin.  eps_d: P for each clean image."""
+    def __init__(self, poisons: torch.Tensor, attack: Poisoning, bounds: Bounds, scale: float = 1.0) -> None:
+        """poisons: float [P, …], where they begin.  scale: of gradients, besides P (see `Poisoning.learning_rate`)."""
         self.poisons = poisons.clone()
         self._attack, self._bounds = attack, bounds
-        self._scale = len(poisons) / (eps_d**2 if attack.objective == "cancel" else 1.0)
+        self._scale = len(poisons) * scale
         self._velocity = torch.zeros_like(poisons)
 
     def step(self, gradient: torch.Tensor, number: int) -> None:
@@ -51,6 +51,10 @@ class Descent:
         self.poisons.sub_(self._attack.learning_rate * fall * self._velocity)
         if self._bounds is not None:
             self.poisons.clamp_(*self._bounds)
+
+    def quantised(self) -> torch.Tensor:
+        """The poisons as uint8 [P, …], of [0, 1]."""
+        return (self.poisons * 255).round().to(torch.uint8)
 
     def state(self) -> dict[str, torch.Tensor]:
         """What `restore` needs to go on from here."""

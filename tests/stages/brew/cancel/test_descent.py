@@ -21,7 +21,7 @@ def attacked(w: torch.Tensor, x: torch.Tensor, labels: torch.Tensor, part: float
     eps_d = part * tau
     clean = poison_gradient(model, x, labels, len(x))
     poison_labels = torch.tensor([0, 1])
-    descent = Descent(torch.zeros(2, len(w), dtype=w.dtype), ATTACK, eps_d, None)
+    descent = Descent(torch.zeros(2, len(w), dtype=w.dtype), ATTACK, None, 1 / eps_d**2)
     matching = cancelling(clean, eps_d)
     for number in range(ATTACK.steps):
         _, gradient = mixed_derivative(ATTACK.derivative, model, descent.poisons, poison_labels, matching, 2)
@@ -60,7 +60,7 @@ def test_poisons_stay_in_the_clean_range_and_objectives_fall() -> None:
     clean = poison_gradient(model, x, labels, 4)
     for objective, matching in (("cancel", cancelling(clean, 0.5)), ("cosine", opposing(clean))):
         attack = GradientCanceling(objective=objective, steps=50, learning_rate=0.3)
-        descent, losses = Descent(x[:2] / 10, attack, 0.5, (-0.2, 0.2)), []
+        descent, losses = Descent(x[:2] / 10, attack, (-0.2, 0.2), 4), []
         for number in range(attack.steps):
             B, gradient = mixed_derivative(attack.derivative, model, descent.poisons, labels[:2], matching, 1)
             descent.step(gradient, number)
