@@ -14,6 +14,7 @@ from pipeline.user_yaml import UniqueLoader, invalid, read_yaml
 from stages.brew.attacks import Attack, External, Indiscriminate
 from stages.brew.config import GradientMatching
 from stages.brew.layers import precheck_layers
+from stages.brew.meta.config import MetaPoison
 from stages.config import Config, InputError, nearest
 from stages.data.cases import CasesConfig, resolve_cases
 from stages.data.dataset_config import DatasetConfig, name_of
@@ -125,6 +126,8 @@ class Experiment(Config):
             )
         if isinstance(self.attack, Indiscriminate) or isinstance(self.cases, IndiscriminateCases):
             self._refuse_targets()
+        if isinstance(self.attack, MetaPoison):
+            self._check_meta(self.attack, networks, training)
         if isinstance(self.attack, External) and len(self.attack.folders) != self.cases.count:
             raise ValueError(
                 f"attack.folders names {len(self.attack.folders)}, but there are {self.cases.count} cases; "
@@ -172,6 +175,17 @@ class Experiment(Config):
             )
         if self.victims.record_alignment:
             raise ValueError("victims.record_alignment is about targets, and the attack has none; leave it out")
+
+    def _check_meta(self, attack: MetaPoison, networks: tuple[Network, ...], training: Training) -> None:
+        if any(network.weights for network in networks):
+            raise ValueError(
+                "network.weights: the networks of metapoison are trained from random weights; leave weights out"
+            )
+        if training.optimizer != "sgd" and attack.learning_rate is None:
+            raise ValueError(
+                f"attack.learning_rate is missing: metapoison unrolls steps of SGD, whose rate is not that of "
+                f"{training.optimizer}; name one, 0.1 say, or let the surrogates' training.optimizer be sgd"
+            )
 
 
 def named_experiments() -> dict[str, Path]:
@@ -295,6 +309,11 @@ def _prepared(experiment: Experiment, dataset: DatasetConfig, description: Descr
     if isinstance(attack, GradientMatching) and attack.layers is not None:
         networks = experiment.surrogates.networks or (experiment.network,)
         precheck_layers(attack.layers, networks, description.shape, len(description.classes))
+    if isinstance(attack, MetaPoison) and attack.color is not None and description.shape[2] != 3:
+        raise InputError(
+            f"attack.color: the images of {name_of(dataset)} have {description.shape[2]} channel, and only three make "
+            "colours to move; set attack.color to null"
+        )
     return experiment.model_copy(update={"dataset": dataset, "cases": cases, "attack": attack})
 
 

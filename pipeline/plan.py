@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 
-from pipeline import plan_indiscriminate
+from pipeline import plan_indiscriminate, plan_meta
 from pipeline.experiment import Experiment
 from pipeline.step import Ref, Step, canonical
 from stages import brew, case, evaluate, export, prepare, pretrain, retrain, select, shard, summarize
 from stages.brew import race
 from stages.brew.attacks import External, Indiscriminate
+from stages.brew.meta.config import MetaPoison
 from stages.config import Config
 from stages.data.cases import BenchmarkCases, OutlierCases, only
 from stages.data.dataset_config import Digits
@@ -77,7 +78,10 @@ def _plan(experiment: Experiment, made: Plan) -> Ref:
     summary = dict(dataset)
     for c in range(experiment.cases.count):
         drawn = _case(experiment, made, c, dataset, surrogates)
-        brews = _brews(made, legs, c, dataset | drawn | surrogates)
+        if isinstance(experiment.attack, MetaPoison):
+            brews = [plan_meta.crafted(experiment, experiment.attack, made, c, dataset, drawn, surrogates)]
+        else:
+            brews = _brews(made, legs, c, dataset | drawn | surrogates)
         overlay = {"overlay": _overlay(experiment, made, c, dataset, drawn, brews[-1])}
         summary |= {f"case.{c}": drawn["case"], f"overlay.{c}": overlay["overlay"]}
         summary |= _roles(f"brew.{c}", chain.from_iterable(brews))
@@ -114,15 +118,20 @@ def _surrogates(experiment: Experiment, made: Plan, dataset: Mapping[str, Ref]) 
     if isinstance(experiment.attack, External) and not wanted:
         return {}  # nobody looks at them
     own = experiment.surrogates
-    ensemble = {}
-    for k in range(own.size):
+    ends = [own.epochs[k % len(own.epochs)] if own.epochs else None for k in range(own.size)]
+    if isinstance(experiment.attack, MetaPoison):
+        ends = [*plan_meta.stagger(experiment)]
+    ensemble = dict[str, Ref]()
+    for k, end in enumerate(ends):
+        if end == 0:
+            continue  # it begins at random weights
         params = pretrain.Params(
             network=own.network_of(k, experiment.network),
             training=own.training or experiment.training,
-            stop_after=own.epochs[k % len(own.epochs)] if own.epochs else None,
+            stop_after=end,
             seed=derive_seed(own.seed, "surrogate", k),
         )
-        ensemble[f"surrogate.{k}"] = made.add("pretrain", params, f"pretrain surrogate {k}", dataset)
+        ensemble[f"surrogate.{len(ensemble)}"] = made.add("pretrain", params, f"pretrain surrogate {k}", dataset)
     return ensemble
 
 
@@ -156,7 +165,8 @@ def _overlay(
         params = export.Params(eps=attack.eps, made_elsewhere=source)
         return made.add("export", params, f"export case {c}", {**dataset, **drawn})
     chosen = made.add("select", select.Params(), f"select case {c}", _roles("brew", brews))
-    return made.add("export", export.Params(eps=attack.eps), f"export case {c}", {**dataset, "poisons": chosen})
+    eps = attack.largest_change if isinstance(attack, MetaPoison) else attack.eps
+    return made.add("export", export.Params(eps=eps), f"export case {c}", {**dataset, "poisons": chosen})
 
 
 Leg = list[tuple[str, brew.Params]]
@@ -164,9 +174,9 @@ Leg = list[tuple[str, brew.Params]]
 
 
 def _legs(experiment: Experiment) -> list[Leg]:
-    """The brews of each case, leg after leg: one leg, unless restarts are raced; none of poisons made elsewhere."""
+    """The brews of each case, leg after leg: one leg, unless restarts are raced; none where `brew` is not asked."""
     attack = experiment.attack
-    if isinstance(attack, External | Indiscriminate):
+    if isinstance(attack, External | Indiscriminate | MetaPoison):
         return []
     legs: list[Leg] = []
     for places, start, end in race.legs(attack):

@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.experiment import Experiment
 from pipeline.plan import Plan
 from pipeline.step import Step
-from stages import retrain
+from stages import retrain, unroll
 from stages.data.dataset_config import DatasetConfig, Digits
 from stages.data.datasets import Description, describe
 from stages.data.draw import poison_count
@@ -37,7 +37,8 @@ def gigabytes(steps: Iterable[Step], written: Mapping[str, int]) -> str:
     return f"{total:,.1f}" if total >= 10 else f"{total:.3f}"
 
 
-STATE_BYTES = 12
+FLOAT_BYTES = 4
+STATE_BYTES = 3 * FLOAT_BYTES
 """Of a brew on its way, for each number of its poisons: delta and Adam's two moments, in float32."""
 
 
@@ -52,24 +53,41 @@ class _Sizes:
         self._train, self._test = counted or (sum(description.train_counts), sum(description.test_counts))
         poisons = poison_count(experiment.attack.budget, self._train)
         self._poisons = poisons * self._image
-        self._state = poisons * height * width * channels * STATE_BYTES
+        self._count, self._pixels = poisons, poisons * height * width * channels
+        self._state = self._pixels * STATE_BYTES
         self._networks: dict[Network, int] = {}
 
     def __call__(self, step: Step) -> int:
         params: Any = step.params  # the stage says of which class
-        if step.stage in ("brew", "cancel") or (step.stage == "export" and params.made_elsewhere is not None):
-            on_its_way = step.stage == "brew" and params.until is not None
-            return self._state if on_its_way else self._poisons
+        if step.stage in ("brew", "adapt", "cancel") or (step.stage == "export" and params.made_elsewhere is not None):
+            return self._crafted(step)
         if step.stage == "shard":
             total = self._train if params.split == "train" else self._test
             return self._images(len(params.shards.rows(params.index, total)))
         if step.stage == "prepare":
             return 0 if step.inputs else self._images(self._train) + self._images(self._test)
-        if step.stage in ("pretrain", "corrupt"):
-            return self._network(params.network if step.stage == "pretrain" else self._experiment.network)
+        if step.stage in ("pretrain", "corrupt", "unroll"):
+            network = self._experiment.network if step.stage == "corrupt" else params.network
+            return self._network(network) + (self._unrolled(params) if step.stage == "unroll" else 0)
         if step.stage == "retrain":
             return self._network(params.network) + self._records(params)
         return 0  # a few KB; select and export write what brew wrote, and the store keeps equal files once
+
+    def _crafted(self, step: Step) -> int:
+        """Poisons, or the state of those that are on their way."""
+        params: Any = step.params
+        if step.stage == "brew" and params.until is not None:
+            return self._state
+        if step.stage == "adapt" and params.step < params.attack.steps:
+            color = params.attack.color  # each poison has a map of its own
+            nodes = 0 if color is None else 3 * color.grid**3
+            return self._pixels * FLOAT_BYTES + self._state + self._count * nodes * STATE_BYTES
+        return self._poisons
+
+    def _unrolled(self, params: unroll.Params) -> int:
+        """Beside a network that goes on: its optimizer's moments, and the gradient at the poisons."""
+        moments = {"sgd": int(params.training.momentum > 0), "adam": 2}[params.training.optimizer]
+        return moments * self._network(params.network) + self._pixels * FLOAT_BYTES
 
     def _images(self, count: int) -> int:
         shards, (height, width, _) = self._experiment.shards, self._description.shape

@@ -48,11 +48,12 @@ Report = Callable[[int, int, dict[str, float]], None]
 """Where progress goes: (done, total, figures)."""
 
 STAGES = (
-    *("shard", "prepare", "pretrain", "case", "corrupt", "brew", "cancel", "select", "export", "retrain"),
-    *("evaluate", "assess", "summarize", "tally"),
+    *("shard", "prepare", "pretrain", "case", "corrupt", "brew", "unroll", "adapt", "cancel"),
+    *("select", "export", "retrain", "evaluate", "assess", "summarize", "tally"),
 )
-"""Every stage, in the order of the pipeline. Each is the module `stages.<name>`. Attacks without targets have
-`corrupt`, `cancel`, `assess` and `tally` where others have `case`, `brew`, `evaluate` and `summarize`."""
+"""Every stage, in the order of the pipeline. Each is the module `stages.<name>`. MetaPoison has `unroll` and `adapt`
+where others have `brew`; attacks without targets `corrupt`, `cancel`, `assess` and `tally` where others have `case`,
+`brew`, `evaluate` and `summarize`."""
 
 
 @cache

@@ -74,9 +74,10 @@ class Sample:
 
 
 def _without_draws(value: Any) -> Any:
-    """Params without what only says which draw a step is: seeds, indices, restarts, and a case's cases."""
+    """Params without what only says which draw a step is, or which of many: seeds, indices, restarts, epochs, and a
+    case's cases."""
     if isinstance(value, dict):
-        draws = ("seed", "index", "restart", "place")
+        draws = ("seed", "index", "restart", "place", "step", "epoch")
         drawn = {name for name, item in value.items() if name in draws or (name == "cases" and isinstance(item, dict))}
         return {name: _without_draws(item) for name, item in value.items() if name not in drawn}
     return value

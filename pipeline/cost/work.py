@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.experiment import Experiment
 from pipeline.step import Step
-from stages import brew, export, pretrain, retrain
+from stages import brew, export, pretrain, retrain, unroll
 from stages.brew.cancel.config import TotalGradientAscent
 from stages.brew.config import Derivative, DoubleBackward, GradientMatching
 from stages.brew.frogs.config import PoisonFrogs
@@ -122,6 +122,8 @@ class Works:
             "corrupt": self._corrupt,
             "brew": self._brew,
             "cancel": self._cancel,
+            "unroll": self._unroll,
+            "adapt": self._adapt,
             "select": self._select,
             "export": self._export,
             "retrain": self._retrain,
@@ -249,6 +251,23 @@ class Works:
         batches = ceil(data.train / MICRO_BATCH)
         return Work(operations=passes * data.train * training, passes=passes * batches, parts=parts)
 
+    def _unroll(self, step: Step) -> Work:
+        """An epoch of training, and the look-aheads from batches with poisons; as many as poisons if these are few."""
+        params: unroll.Params = self._params(step)
+        training, data = params.training, self._data_of(step)
+        poisons = self._poisons(self._input(step, "case"))
+        batches = ceil(data.train / training.batch_size)
+        with_poisons = batches * (1 - (1 - 1 / batches) ** poisons)
+        _, once = operations(params.network, data.shape, data.classes)
+        passes = batches + with_poisons * _lookahead_passes(params.how.unroll)
+        return Work(operations=passes * training.batch_size * once, passes=passes, parts=batches)
+
+    def _adapt(self, step: Step) -> Work:
+        """Gradients of the whole ensemble are read, and the state of the poisons read and written, all in float32."""
+        poisons = self._poisons(self._input(step, "case")) * self._data_of(step).image
+        gradients = sum(role.startswith("unroll.") for role in step.inputs)
+        return Work(bytes=4 * poisons * (gradients + 8))
+
     def _select(self, step: Step) -> Work:
         first = self._input(step, "brew.0")
         poisons = self._poisons(self._input(first, "case")) * self._data_of(first).image
@@ -264,6 +283,12 @@ class Works:
 
     def _chosen_for(self, step: Step) -> Step:
         return self._input(self._input(self._input(step, "poisons"), "brew.0"), "case")
+
+
+def _lookahead_passes(steps: int) -> float:
+    """Training passes that a look-ahead costs, of a network without batch normalisation: each step is one, and going
+    back through each but the first, which needs the poisons alone, two (tests/bench/test_meta_cost.py)."""
+    return steps + 2 * (steps - 1)
 
 
 def _passes(attack: GradientMatching, poisons: int) -> float:

@@ -162,8 +162,7 @@ def asked(experiment: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             (
                 "brewing",
-                f"{many(attack['restarts'], 'restart')} of {many(attack['steps'], 'step')}"
-                + (f", {attack['objective']}" if "objective" in attack else ""),
+                f"{many(attack['restarts'], 'restart')} of {many(attack['steps'], 'step')}{_sought(attack)}",
             )
         )
         if race := attack.get("race"):
@@ -186,6 +185,12 @@ def asked(experiment: Mapping[str, Any]) -> list[tuple[str, str]]:
         *([("victims' setting", setting(victims["setting"]))] if "surrogate" in victims.get("setting", ()) else []),
         ("seeds", ", ".join(stated)),
     ]
+
+
+def _sought(attack: Mapping[str, Any]) -> str:
+    """What an attack makes small, where it leaves a choice."""
+    found = attack.get("objective") or attack.get("adversarial_loss")
+    return f", {found}" if found else ""
 
 
 def many(count: int, what: str) -> str:

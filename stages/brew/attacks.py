@@ -1,4 +1,5 @@
-"""Every attack there is: brewed here, each by a crafting loop of its own, or poisons that somebody else made.
+"""Every attack there is: brewed here, each by a crafting loop of its own; crafted in steps of a plan, as MetaPoison's
+(see pipeline/plan_meta.py); or poisons that somebody else made.
 
 An attack is a configuration with a `kind`; one that is brewed has its loop in `LOOPS`, under that name. No torch here:
 an experiment is planned, keyed and refused without loading it.
@@ -12,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from stages.brew.cancel.config import GradientCanceling, TotalGradientAscent
 from stages.brew.config import GradientMatching
 from stages.brew.frogs.config import PoisonFrogs
+from stages.brew.meta.config import MetaPoison
 from stages.config import Config, Location, NotIdentity
 
 if TYPE_CHECKING:
@@ -70,4 +72,6 @@ def _of_no_kind(given: Any) -> Any:
 Indiscriminate = GradientCanceling | TotalGradientAscent
 """The attacks without targets, that the stage `cancel` makes poisons for."""
 
-Attack = Annotated[Brewed | External | Indiscriminate, Field(discriminator="kind"), BeforeValidator(_of_no_kind)]
+Attack = Annotated[
+    Brewed | MetaPoison | External | Indiscriminate, Field(discriminator="kind"), BeforeValidator(_of_no_kind)
+]

@@ -43,9 +43,12 @@ class MetaPoison(Lookahead):
     """The largest additive change of a pixel, in 1/255, on top of the recolouring."""
     color: ReColor | None = ReColor()
     """The recolouring, for images of three channels; null leaves the colours, and `eps` bounds the whole change."""
+    watermark: Annotated[float, Field(ge=0, lt=1)] = 0
+    """The opacity with which the target, of several their mean, is laid over each poison before it is changed: 0.3
+    where the authors compare with Poison Frogs in fine-tuning."""
     budget: Annotated[float, Field(gt=0, lt=1), NotIdentity()] = 0.01
     """P/N, the part of the training images for which poisons are crafted. The case carries it."""
-    used_budget: Annotated[float, Field(gt=0, lt=1), NotIdentity()] | None = None
+    used_budget: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, NotIdentity()] = None
     """The part of the training images that are poisoned in the end, a random subset of those that were crafted; null
     uses all. Other parts of one large set need no crafting anew."""
     restarts: Annotated[int, Field(ge=1), NotIdentity()] = 1
@@ -74,9 +77,9 @@ class MetaPoison(Lookahead):
 
     @property
     def largest_change(self) -> int | None:
-        """What bounds a poison's whole change, in 1/255: eps, or None where colours move too.
+        """What bounds a poison's whole change, in 1/255: eps, or None where colours move too, or there is a watermark.
 
         A small move in CIELUV is a move of RGB that depends on the colour, so no number of pixel values follows from
-        eps_c; the additive change beyond the recoloured image is then checked where poisons are quantised.
+        eps_c; the additive change beyond the recoloured image is kept to eps where poisons are quantised.
         """
-        return self.eps if self.color is None else None
+        return self.eps if self.color is None and not self.watermark else None
