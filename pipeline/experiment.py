@@ -41,6 +41,9 @@ class Surrogates(Config):
     training: Training | None = None
     """Fields that differ from the experiment's `training`; null is none."""
     seed: int = 0
+    part: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The random part of the train images that the attacker knows, the same for all surrogates; null is all. The images
+    that become poisons are the attacker's own, in it or not."""
 
     @property
     def size(self) -> int:
@@ -70,6 +73,9 @@ class Victims(Config):
     record_alignment: bool = False
     """Whether those points also tell how the gradients of poisons and targets agree in the poisoned victims."""
     seed: int = 0
+    part: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The random part of the train images, poisons and others alike, that each victim trains on; null is all. Victims
+    have a part each, a clean one that of the poisoned one of its seed. Poisons outside it are never seen."""
 
 
 class Runtimes(Runtime):
@@ -128,6 +134,10 @@ class Experiment(Config):
             self._refuse_targets()
         if isinstance(self.attack, MetaPoison):
             self._check_meta(self.attack, networks, training)
+        if self.surrogates.part is not None and any(network.weights for network in networks):
+            raise ValueError(
+                "surrogates.part: pretrained weights are not of a part of the train images; leave out part or weights"
+            )
         if isinstance(self.attack, External) and len(self.attack.folders) != self.cases.count:
             raise ValueError(
                 f"attack.folders names {len(self.attack.folders)}, but there are {self.cases.count} cases; "

@@ -17,6 +17,7 @@ from stages.config import Config
 from stages.data.cases import BenchmarkCases, OutlierCases, only
 from stages.data.dataset_config import Digits
 from stages.data.indiscriminate import IndiscriminateCases
+from stages.data.part import Part
 from stages.shards.config import SPLITS, Shards
 from stages.stage import STAGES, derive_seed
 from stages.training.setting import FromSurrogate
@@ -130,6 +131,7 @@ def _surrogates(experiment: Experiment, made: Plan, dataset: Mapping[str, Ref]) 
             training=own.training or experiment.training,
             stop_after=end,
             seed=derive_seed(own.seed, "surrogate", k),
+            part=own.part and Part(fraction=own.part, seed=derive_seed(own.seed, "attacker's part")),
         )
         ensemble[f"surrogate.{len(ensemble)}"] = made.add("pretrain", params, f"pretrain surrogate {k}", dataset)
     return ensemble
@@ -221,4 +223,5 @@ def _victim_params(experiment: Experiment, v: int) -> retrain.Params:
         setting=own.setting,
         record_every=own.record_every,
         seed=derive_seed(own.seed, "victim", v),
+        part=own.part and Part(fraction=own.part, seed=derive_seed(own.seed, "victim's part", v)),
     )

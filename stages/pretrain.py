@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from stages.config import Config
+from stages.config import Added, Config
+from stages.data.part import Part
 from stages.models.config import Network
 from stages.stage import Context, Metrics, derive_seed
 from stages.training.config import Training
@@ -23,6 +24,8 @@ class Params(Config):
     stop_after: Annotated[int, Field(ge=1)] | None = None
     """End after so many epochs of the schedule: one member of a staggered ensemble. Null trains to the end."""
     seed: int
+    part: Annotated[Part | None, Added()] = None
+    """What the attacker has of the train images; null is all."""
 
 
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
@@ -36,7 +39,8 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     history = loop.History()
     if params.network.weights is None:
         rate = params.training.learning_rate or models.default_learning_rate(params.network.name)
-        history = loop.train(model, dataset.train, params.training, rate, ctx, stop_after=params.stop_after)
+        images = dataset.train if params.part is None else params.part.of(dataset.train)
+        history = loop.train(model, images, params.training, rate, ctx, stop_after=params.stop_after)
     right = loop.predict(model.to(ctx.device), dataset.test, ctx).argmax(1).numpy() == dataset.test.labels
     models.save(model, out, params.network, dataset.info)
     (out / "curves.json").write_text(json.dumps(history.curves()))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from stages.config import Added, Config, InputError
+from stages.data.part import Part
 from stages.models.config import Network
 from stages.stage import Context, Metrics, derive_seed
 from stages.training.config import Training
@@ -34,6 +35,8 @@ class Params(Config):
     record_every: Annotated[int, Field(ge=1)] = 1
     """Epochs between two records of the test images' logits, from which the curves of figure 9 are drawn."""
     seed: int
+    part: Annotated[Part | None, Added()] = None
+    """What the victim has of the train images, clean and poisoned; null is all."""
 
 
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
@@ -58,7 +61,7 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
         model = _begun(model, inputs, params)
     history = loop.train(
         model,
-        dataset.train,
+        dataset.train if params.part is None else params.part.of(dataset.train),
         params.training,
         params.training.learning_rate or models.default_learning_rate(params.network.name),
         ctx,

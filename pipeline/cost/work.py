@@ -189,9 +189,10 @@ class Works:
         data = self._data_of(step)
         watched = self._predicting(data, [params.network] * records)
         _, training = operations(params.network, data.shape, data.classes)
-        batches = epochs * ceil(data.train / params.training.batch_size)
+        images = data.train if params.part is None else params.part.count(data.train)
+        batches = epochs * ceil(images / params.training.batch_size)
         return Work(
-            operations=epochs * data.train * training + watched.operations,
+            operations=epochs * images * training + watched.operations,
             passes=batches + watched.passes,
             parts=batches,
             precision=params.training.precision,

@@ -98,6 +98,10 @@ class Pixels:
         crop(addresses, self.shape[1:], crops.top, crops.left, crops.flip, crops.pad, out.ctypes.data)
         del keep
 
+    def rows(self, rows: np.ndarray) -> "Pixels":
+        """The images of these rows (int64 [n]), in this order, where they lie."""
+        return Pixels(self._addresses[rows], self.shape[1:], self._owners)
+
     def overlaid(self, rows: np.ndarray, images: np.ndarray) -> "Pixels":
         """The same images but for those of `rows` (int64 [P], distinct), which are `images` (uint8 [P, H, W, C])."""
         if images.shape != (len(rows), *self.shape[1:]):

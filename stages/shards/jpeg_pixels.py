@@ -21,6 +21,10 @@ class JpegPixels(Pixels):
         super().__init__(addresses, shape, owners)
         self._sizes = sizes
 
+    def rows(self, rows: np.ndarray) -> Pixels:
+        """The images of these rows (int64 [n]), in this order, where they lie."""
+        return JpegPixels(self._addresses[rows], self.shape[1:], self._owners, self._sizes[rows])
+
     def _located(self, rows: np.ndarray) -> tuple[np.ndarray, Any]:
         addresses, sizes = self._addresses[rows], self._sizes[rows]
         encoded = np.flatnonzero(sizes)

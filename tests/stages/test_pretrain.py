@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stages import models, pretrain
+from stages.data.part import Part
 from stages.models import Network
 from stages.shards import base_shards
 from stages.stage import Checkpoint, Context, Runtime, derive_seed
@@ -63,6 +64,17 @@ def test_a_staggered_member_is_the_whole_one_at_an_earlier_epoch(digits_folder, 
     metrics = run(params.model_copy(update={"stop_after": 1}), digits_folder, tmp_path / "early")
     early, whole = (json.loads((tmp_path / name / "curves.json").read_text()) for name in ("early", "whole"))
     assert metrics["epochs"] == 1 and early["loss"] == whole["loss"][:1] and early["rate"] == whole["rate"][:1]
+
+
+def test_a_surrogate_of_a_part_is_trained_on_it(digits_folder, tmp_path):
+    params = pretrain.Params(network=NETWORK, training=TRAINING, seed=4, part=Part(fraction=0.3, seed=7))
+    run(params, digits_folder, tmp_path / "out")
+    dataset = base_shards.load(digits_folder)
+    expected = models.build(NETWORK, dataset.info, derive_seed(4, "init"))
+    part = dataset.train.of(params.part.of(dataset.train).ids)
+    loop.train(expected, part, TRAINING, 0.05, Context(4, Runtime(device="cpu"), Checkpoint(tmp_path / "direct")))
+    saved = models.load(tmp_path / "out").state_dict()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in expected.state_dict().items())
 
 
 def test_without_a_rate_the_networks_own_is_taken(digits_folder, tmp_path):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from stages import models, retrain
 from stages.config import InputError
 from stages.data.cases import Case, save_case
+from stages.data.part import Part
 from stages.models import Network
 from stages.shards import base_shards, overlay
 from stages.shards.poisons import PoisonSet
@@ -191,3 +192,15 @@ def test_what_a_victim_cannot_start_from_is_refused(surrogate, digits_folder, tm
         run(inputs, tmp_path / "other", begun(Transfer(), network=other))
     with pytest.raises(InputError, match="setting is fine-tuning, and there is no input surrogate"):
         run({"dataset": digits_folder}, tmp_path / "none", begun(FineTuning()))
+
+
+def test_a_victim_of_a_part_is_trained_on_what_falls_into_it(changed, digits_folder, tmp_path):
+    params = PARAMS.model_copy(update={"part": Part(fraction=0.5, seed=9), "record_every": 3})
+    run({"dataset": digits_folder, "overlay": changed[0]}, tmp_path / "part", params)
+    dataset = overlay.apply(base_shards.load(digits_folder), changed[0])
+    train = dataset.train.of(params.part.of(dataset.train).ids)
+    assert 0 < np.isin(train.ids, range(100, 130)).sum() < 30
+    expected = models.build(NETWORK, dataset.info, derive_seed(4, "init"))
+    loop.train(expected, train, TRAINING, 0.05, Context(4, Runtime(device="cpu"), Checkpoint(tmp_path / "direct")))
+    victim = models.load(tmp_path / "part").state_dict()
+    assert all(torch.equal(tensor, victim[name]) for name, tensor in expected.state_dict().items())

@@ -54,6 +54,8 @@ def test_work_is_in_proportion_to_what_the_experiment_asks_for(plan_tiny: Planne
     assert ensemble["pretrain surrogate 0"].parts == 3
     outlier = works_of(plan_tiny({"cases": {"kind": "outlier", "count": 1}, "surrogates.count": 2}))["case 0"]
     assert outlier.operations == 2 * 100 * forward
+    half = works_of(plan_tiny({"victims.part": 0.5}))["retrain clean victim 0"]
+    assert half.operations == 2 * 150 * training + 2 * 100 * forward and half.parts == 2 * 2
     bf16 = works_of(plan_tiny({"training.precision": "bf16"}))
     assert bf16["pretrain surrogate 0"].precision == "bf16" and bf16["brew case 0 restart 0"].precision == "float32"
 

@@ -72,6 +72,7 @@ def test_clean_images_may_be_jpegs_and_stay_close(tmp_path: Path) -> None:
     over = train.overlaid(np.array([3, 1]), images.images[:2])
     assert np.array_equal(over.of([1, 3]).images, images.images[:2]), "poisons are lossless in a JPEG base"
     assert np.array_equal(over.of([0, 2, 4]).images, decoded[[0, 2, 4]])
+    assert np.array_equal(over.rows(np.array([4, 3])).array, np.stack([decoded[4], images.images[0]])), "a part of it"
 
 
 def test_raw_and_jpeg_shards_join_in_any_order(tmp_path: Path) -> None:
