@@ -21,6 +21,7 @@ from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption, reached
 from pipeline.store import Manifest, Store
 from pipeline.store.s3_address import Address
 from stages.config import InputError, nearest
+from stages.data.cases import class_names
 from stages.interchange import FORMATS, Content, Format
 
 
@@ -203,6 +204,7 @@ def content_of(folders: Mapping[str, Path], only_poisons: bool, prefix: str) -> 
 def _about(source: Source, content: Content, form: str) -> dict[str, Any]:
     """What somebody who finds the folder needs to know, and to make it again."""
     info, case, poisons = content.dataset.info, content.case, content.poisons
+    named = class_names(case, info.classes)
     return {
         "what": "poisons of brewline" if content.only_poisons else "a dataset with poisons of brewline in it",
         "brewline": metadata.version("brewline"),
@@ -218,11 +220,11 @@ def _about(source: Source, content: Content, form: str) -> dict[str, Any]:
         "eps": poisons.info["eps"],
         "max_difference": poisons.info["max_difference"],
         "poisons_sha256": poisons.sha256(),
-        "poison_class": info.classes[case.poison_class],
+        "poison_class": named["poison_class"],
         "targets": {
             "ids": list(case.target_ids),
-            "true_class": info.classes[case.target_class],
-            "intended_class": info.classes[case.intended_class],
+            "true_class": named["target_class"],
+            "intended_class": named["intended_class"],
         },
     }
 

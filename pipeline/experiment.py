@@ -11,12 +11,12 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.user_yaml import UniqueLoader, invalid, read_yaml
-from stages.brew.attacks import Attack, External, Indiscriminate
+from stages.brew.attacks import Attack, External, Indiscriminate, refuse_unfit
 from stages.brew.config import GradientMatching
 from stages.brew.layers import precheck_layers
 from stages.brew.meta.config import MetaPoison
 from stages.config import Config, InputError, nearest
-from stages.data.cases import CasesConfig, resolve_cases
+from stages.data.cases import CasesConfig, resolve_cases, threat_model
 from stages.data.dataset_config import DatasetConfig, name_of
 from stages.data.datasets import Description, describe, resolve
 from stages.data.draw import precheck
@@ -111,6 +111,19 @@ class Experiment(Config):
     attack: Attack = GradientMatching()
     victims: Victims = Victims()
     runtime: Runtimes = Runtimes()
+
+    @model_validator(mode="after")
+    def _wanted(self) -> Self:
+        if isinstance(self.cases, IndiscriminateCases):
+            return self
+        threats = [threat_model(self.cases, index) for index in range(self.cases.count)]
+        refuse_unfit(self.attack, threats)
+        if self.victims.record_alignment and "self-concealment" in threats:
+            raise ValueError(
+                "victims.record_alignment: the alignment is of gradients towards the intended class, and with "
+                "threat_model self-concealment there is none; leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

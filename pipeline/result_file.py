@@ -31,8 +31,10 @@ class Case(Config):
 
     case: Annotated[int, Field(ge=0)]
     target_class: str
-    poison_class: str
-    intended_class: str
+    poison_class: str | None
+    """Null where poisons are of several classes."""
+    intended_class: str | None
+    """Null is any but the target's own."""
     target_ids: tuple[int, ...]
     poisons: Annotated[int, Field(ge=1)]
     success: Rate

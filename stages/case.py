@@ -28,7 +28,7 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     import numpy as np
 
     from stages import models
-    from stages.data.cases import save_case
+    from stages.data.cases import class_names, save_case
     from stages.data.datasets import Description
     from stages.data.draw import draw
     from stages.shards import base_shards
@@ -52,9 +52,7 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     save_case(case, out)
     return {
         "name": case.name,
-        "target_class": classes[case.target_class],
-        "intended_class": classes[case.intended_class],
-        "poison_class": classes[case.poison_class],
+        **class_names(case, classes),
         "target_ids": list(case.target_ids),
         "poisons": len(case.poison_ids),
         "budget": len(case.poison_ids) / len(dataset.train),

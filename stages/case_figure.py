@@ -12,6 +12,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from stages.data.cases import of_class
 from stages.figures import FAINT, INK, MUTED, POISONED, STYLE, shorten
 
 POISONS, VICTIMS = 8, 16
@@ -24,7 +25,7 @@ TARGET, LIST = 1.3, 4.5
 
 @dataclass(frozen=True)
 class Call:
-    """What one victim calls the target: the class name, its probability, and whether it is the intended class."""
+    """What one victim calls the target: the class name, its probability, and whether the attacker intends it."""
 
     name: str
     probability: float
@@ -38,6 +39,7 @@ class CasePicture:
     base, poisons: uint8 [P, H, W, C], the same images without and with the perturbation.  ids: [P] train ids.
     target: uint8 [H, W, C], of `targets` targets the first.  poisoned, clean: one call a victim, of the same seeds.
     eps: the allowed change in 1/255, or None where it is not bounded.  brew_loss: B, or None where none is known.
+    intended_class: None is any but the true one.  poison_class: None is several.
     """
 
     title: str
@@ -49,8 +51,8 @@ class CasePicture:
     target_id: int
     targets: int
     true_class: str
-    intended_class: str
-    poison_class: str
+    intended_class: str | None
+    poison_class: str | None
     brew_loss: float | None
     poisoned: Sequence[Call]
     clean: Sequence[Call]
@@ -112,7 +114,8 @@ def _poisons(page: _Page, case: CasePicture, shown: int) -> None:
     changes, factor, largest = amplified(case.base, case.poisons)
     page.text(EDGE, 0.3, case.title, fontsize=12, fontweight="bold")
     bound = "" if case.eps is None else f", allowed {case.eps:g}/255"
-    parts = [f"{len(case.ids)} poisons of class {shorten(case.poison_class, 24)}"]
+    poison_class = case.poison_class and shorten(case.poison_class, 24)
+    parts = [f"{len(case.ids)} poisons {of_class(poison_class)}"]
     if case.brew_loss is not None:
         parts.append(f"B = {case.brew_loss:.3f}")
     if shown < len(case.ids):
@@ -139,7 +142,8 @@ def _target(page: _Page, case: CasePicture, x: float) -> None:
     beside = x + TARGET + 0.2
     more = "" if case.targets == 1 else f", first of {case.targets} targets"
     page.text(beside, TOP + 0.15, f"target: test image {case.target_id}{more}", fontweight="bold")
-    names = (("true class", case.true_class, INK), ("intended class", case.intended_class, POISONED))
+    intended = case.intended_class or "any but its own"
+    names = (("true class", case.true_class, INK), ("intended class", intended, POISONED))
     for line, (label, name, colour) in enumerate(names):
         y = TOP + 0.45 + 0.48 * line
         page.text(beside, y, label, color=MUTED)
@@ -166,4 +170,4 @@ def _calls(page: _Page, case: CasePicture, x: float, y: float, victims: int) -> 
     below = y + ROW * (victims + 1.6)
     hidden = len(case.poisoned) - victims
     more = f" · {hidden} more victims not shown" if hidden else ""
-    page.text(x, below, f"● the intended class   ○ another   with the probability given{more}", fontsize=7, color=MUTED)
+    page.text(x, below, f"● as intended   ○ another   with the probability given{more}", fontsize=7, color=MUTED)

@@ -1,5 +1,5 @@
-"""Stage `evaluate`: what one victim does with one case: is the target taken for the intended class, and at what cost
-to everything else. A clean victim is evaluated on the same case in the same way: it is what poison success is held
+"""Stage `evaluate`: what one victim does with one case: is the target called what the attacker intends, and at what
+cost to everything else. A clean victim is evaluated on the same case in the same way: it is what poison success is held
 against."""
 
 import json
@@ -28,9 +28,11 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     """Writes `evaluation.json`: a list `targets`, and `success`, `accuracy` (both in [0, 1]) and `curves`.
 
     A target is a success where it is predicted as the intended class; other misclassification does not count (Witches'
-    Brew, section 4). `accuracy` is over the test images that are no targets. Losses are cross-entropies in nats;
-    `curves` has the adversarial loss at each recorded epoch, averaged over the targets (Witches' Brew, figure 9), and
-    where the clean victim is given `angular_deviation`, in degrees (see `angular_deviation`).
+    Brew, section 4), unless no class is intended: then all of it does, and `p_intended` is 1 - p_true, `loss_intended`
+    -log(1 - p_true) (MetaPoison, self-concealment). `accuracy` is over the test images that are no targets. Losses are
+    cross-entropies in nats; `curves` has the adversarial loss at each recorded epoch, averaged over the targets
+    (Witches' Brew, figure 9), and where the clean victim is given `angular_deviation`, in degrees (see
+    `angular_deviation`).
     """
     from stages import models
     from stages.data.cases import load_case
@@ -79,7 +81,7 @@ def _targets(logits: "torch.Tensor", case: "Case", classes: tuple[str, ...]) -> 
     targets = []
     for identifier in case.target_ids:
         log_p = logits[identifier].double().log_softmax(0)
-        p = log_p.exp()
+        p, intended = log_p.exp(), _intended(log_p, case)
         prediction = int(log_p.argmax())
         targets.append(
             {
@@ -87,18 +89,27 @@ def _targets(logits: "torch.Tensor", case: "Case", classes: tuple[str, ...]) -> 
                 "true_class": case.target_class,
                 "true_name": classes[case.target_class],
                 "intended_class": case.intended_class,
-                "intended_name": classes[case.intended_class],
+                "intended_name": None if case.intended_class is None else classes[case.intended_class],
                 "prediction": prediction,
                 "prediction_name": classes[prediction],
-                "success": prediction == case.intended_class,
+                "success": case.success(prediction),
                 "p_prediction": p[prediction].item(),
-                "p_intended": p[case.intended_class].item(),
+                "p_intended": intended.exp().item(),
                 "p_true": p[case.target_class].item(),
-                "loss_intended": -log_p[case.intended_class].item(),
+                "loss_intended": -intended.item(),
                 "loss_true": -log_p[case.target_class].item(),
             }
         )
     return targets
+
+
+def _intended(log_p: "torch.Tensor", case: "Case") -> "torch.Tensor":
+    """The log-probability of what the attacker intends [...], of those of all classes [..., classes]."""
+    import torch
+
+    if case.intended_class is not None:
+        return log_p[..., case.intended_class]
+    return torch.cat((log_p[..., : case.target_class], log_p[..., case.target_class + 1 :]), -1).logsumexp(-1)
 
 
 def _accuracy(logits: "torch.Tensor", labels: "np.ndarray", case: "Case") -> float:
@@ -116,7 +127,7 @@ def _curves(victim: Path, case: "Case") -> dict[str, list[Any]]:
     with safe_open(victim / "watched.safetensors", framework="pt") as file:
         watched = file.get_slice("logits")
         rows = [watched[:, identifier : identifier + 1] for identifier in case.target_ids]
-    log_p = torch.cat(rows, dim=1).double().log_softmax(2)[:, :, case.intended_class]
+    log_p = _intended(torch.cat(rows, dim=1).double().log_softmax(2), case)
     return {
         "epochs": json.loads((victim / "curves.json").read_text())["watched_epochs"],
         "adversarial_loss": (-log_p).mean(1).tolist(),

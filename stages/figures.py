@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from stages.data.cases import heading
 from stages.summarize import rate
 
 INK, MUTED, FAINT = "#222222", "#6B6B6B", "#C9C9C9"
@@ -83,6 +84,12 @@ def shorten(name: str, length: int) -> str:
     return name if len(name) <= length else name[: length - 1].rstrip() + "…"
 
 
+def case_title(row: Mapping[str, Any], length: int) -> str:
+    """The number of a case and what it is after, of a row of `summarize`; each class in at most `length` characters."""
+    target, intended = row["target_class"], row["intended_class"]
+    return f"{row['case']}: {heading(shorten(target, length), intended and shorten(intended, length))}"
+
+
 def save(figure: Figure, file: Path) -> None:
     """Write a figure as PNG, without a date or a version in it."""
     with style.context(STYLE):
@@ -91,14 +98,14 @@ def save(figure: Figure, file: Path) -> None:
 
 @style.context(STYLE)
 def adversarial_loss(cases: Sequence[AdversarialLoss], width: float = WIDE) -> Figure:
-    """Cross-entropy of the target to the intended class at each epoch: a thick mean, a thin line a victim.
+    """The adversarial loss (see stages/evaluate.py) at each epoch: a thick mean, a thin line a victim.
 
     A panel a case; with more than `PANELS` cases one panel, in which the thin lines are the cases' means. After
     Witches' Brew, figure 9.
     """
     many = len(cases) > PANELS
     thin = "case" if many else "victim"
-    headline = "Adversarial loss: is the target drifting to the intended class?"
+    headline = "Adversarial loss: is the target drifting to where the attacker wants it?"
     figure, panels = multiples(1 if many else len(cases), headline, "epoch", "loss (nats)", width)
     shown = [_together(cases)] if many else cases
     for panel, case in zip(panels, shown, strict=True):
@@ -169,11 +176,9 @@ def success(
     means: `mean` and `se` over the cases (see `summarize.mean_and_error`), poisoned and clean.  paper: the figure that
     a paper has for the mean of the poisoned.
     """
-    figure, axes = _pairs(
-        titles, poisoned, clean, means, "How often is the target taken for the intended class?", width
-    )
+    figure, axes = _pairs(titles, poisoned, clean, means, "How often is the target called what is intended?", width)
     axes.set_xlim(0, 1)
-    label = "victims that call the target the intended class"
+    label = "victims that call the target what the attacker intends"
     axes.set_xlabel("\n".join(textwrap.wrap(label, 24)) if width < 5 else label)
     if paper is not None:
         line = axes.axvline(paper, color=INK, linewidth=1.2, linestyle=":", label=f"the paper: {100 * paper:g} %")

@@ -105,7 +105,13 @@ def _alignment(dataset: "Dataset", inputs: Mapping[str, Path], ctx: Context) -> 
     from stages.shards import overlay, poisons
 
     case = load_case(inputs["case"])
+    intended = case.intended_class
+    if intended is None:
+        raise InputError(
+            f"case {case.name!r} has no intended class, towards which the alignment of gradients is measured; train "
+            "the victim without the input case"
+        )
     # Poisons made elsewhere need not be the images that the case names.
     changed = poisons.load(inputs["overlay"], overlay.STEM).ids
     poisoned, targets = dataset.train.of(changed), dataset.test.of(case.target_ids)
-    return lambda model: gradient_alignment(model, poisoned, targets, case.intended_class, ctx)
+    return lambda model: gradient_alignment(model, poisoned, targets, intended, ctx)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from stages.config import Config
+from stages.data.cases import class_names, heading
 from stages.stage import Context, Metrics, numbered
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def table(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Mapping[str, 
     lines = []
     for row in rows:
         rates = (f"{100 * row[field]:.1f} %" for field in RATES.values())
-        title = f"{row['target_class']} → {row['intended_class']}"
+        title = heading(row["target_class"], row["intended_class"])
         lines.append((str(row["case"]), title, str(row["poisons"]), loss(row["brew_loss"]), *rates))
     means = (rate(summary[name]) for name in RATES)
     mean = ("", "mean ± standard error" if len(rows) > 1 else "mean", "", loss(mean_loss(rows)["mean"]), *means)
@@ -167,9 +168,7 @@ def _row(result: CaseResult, classes: tuple[str, ...]) -> dict[str, Any]:
 
     return {
         "case": result.number,
-        "target_class": classes[case.target_class],
-        "poison_class": classes[case.poison_class],
-        "intended_class": classes[case.intended_class],
+        **class_names(case, classes),
         "target_ids": list(case.target_ids),
         "poisons": len(result.poisons.ids),
         "success": over_victims(result.poisoned, "success"),
@@ -184,14 +183,9 @@ def _row(result: CaseResult, classes: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _title(row: Mapping[str, Any], length: int) -> str:
-    from stages.figures import shorten
-
-    return f"{row['case']}: {shorten(row['target_class'], length)} → {shorten(row['intended_class'], length)}"
-
-
 def _picture(result: CaseResult, row: Mapping[str, Any], dataset: "Dataset") -> "CasePicture":
     from stages.case_figure import Call, CasePicture
+    from stages.figures import case_title
 
     def calls(evaluations: list[dict[str, Any]]) -> list[Call]:
         firsts = (evaluation["targets"][0] for evaluation in evaluations)
@@ -199,7 +193,7 @@ def _picture(result: CaseResult, row: Mapping[str, Any], dataset: "Dataset") -> 
 
     target = result.case.target_ids[0]
     return CasePicture(
-        title=f"Case {_title(row, 24)}",
+        title=f"Case {case_title(row, 24)}",
         base=dataset.train.of(result.poisons.ids).array,
         poisons=result.poisons.images,
         ids=result.poisons.ids.tolist(),
@@ -240,20 +234,23 @@ def _charts(results: list[CaseResult], rows: list[dict[str, Any]], summary: Mapp
     both = list(zip(results, rows, strict=True))
     adversarial = [
         figures.AdversarialLoss(
-            _title(row, 12), result.poisoned[0]["curves"]["epochs"], losses(result.poisoned), losses(result.clean)
+            figures.case_title(row, 12),
+            result.poisoned[0]["curves"]["epochs"],
+            losses(result.poisoned),
+            losses(result.clean),
         )
         for result, row in both
     ]
     figures.save(figures.adversarial_loss(adversarial), out / "adversarial-loss.png")
     brews = [
-        figures.BrewLoss(_title(row, 12), result.losses, result.poisons.info["restart"], row["brew_loss"])
+        figures.BrewLoss(figures.case_title(row, 12), result.losses, result.poisons.info["restart"], row["brew_loss"])
         for result, row in both
         if result.losses
     ]
     if brews:
         figures.save(figures.brew_loss(brews), out / "brew-loss.png")
     chart = figures.success(
-        [_title(row, 16) for row in rows],
+        [figures.case_title(row, 16) for row in rows],
         [row["success"] for row in rows],
         [row["clean_success"] for row in rows],
         (summary["poison_success"], summary["clean_success"]),

@@ -49,10 +49,7 @@ def _rates(variant: VariantFound, rows: Sequence[Mapping[str, Any]], summary: Ma
 
     def titles(width: float) -> list[str]:
         length = 7 if width < WIDE else 16
-        return [
-            f"{row['case']}: {shorten(row['target_class'], length)} → {shorten(row['intended_class'], length)}"
-            for row in rows
-        ]
+        return [figures.case_title(row, length) for row in rows]
 
     def column(name: str) -> list[float]:
         return [row[name] for row in rows]
@@ -74,7 +71,7 @@ def _rates(variant: VariantFound, rows: Sequence[Mapping[str, Any]], summary: Ma
             "success",
             f"Poison success by case: poisoned victims {said['poison_success']}, clean victims "
             f"{said['clean_success']} on average{beside}.",
-            "A row a case: the part of its victims that call the target the intended class. Below, the mean over cases "
+            "A row a case: the part of its victims that call the target what is intended. Below, the mean over cases "
             "± its standard error.",
             success,
         ),
@@ -105,9 +102,10 @@ def _adversarial(cases: Sequence[CaseFound]) -> Chart:
 
     return Chart(
         "adversarial-loss",
-        f"Cross-entropy of the target to the intended class over the epochs of the victims' training, {len(cases)} "
+        f"Adversarial loss of the target over the epochs of the victims' training, {len(cases)} "
         "cases, poisoned victims against clean ones.",
-        "Where the poisoned victims' loss falls and the clean ones' does not, training is drawn to the intended class.",
+        "Where the poisoned victims' loss falls and the clean ones' does not, training is drawn to what the attacker "
+        "intends.",
         draw,
     )
 
@@ -197,7 +195,7 @@ def _alignment(found: Sequence[Curves]) -> Chart:
         "alignment",
         f"Cosine of the gradients of poisons and targets over the epochs of {len(found)} poisoned victims, "
         f"{last:.2f} on average at the end.",
-        "Above 0, a step on the poisons is a step towards calling the target the intended class.",
+        "Above 0, a step on the poisons is a step towards calling the target what the attacker intends.",
         partial(_alignment_figure, found),
     )
 

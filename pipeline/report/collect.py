@@ -13,6 +13,7 @@ from pipeline.progress import EVENTS
 from pipeline.provenance import provenance
 from pipeline.store import Manifest, Store
 from stages.config import InputError
+from stages.data.cases import heading
 from stages.gallery import GALLERY, Gallery
 from stages.gallery import read as read_gallery
 from stages.summarize import RATES, mean_and_error
@@ -50,7 +51,7 @@ class CaseFound:
         """Its number and classes."""
         drawn = self.drawn
         return f"{self.number}: " + (
-            f"{drawn['target_class']} → {drawn['intended_class']}" if drawn else "not drawn yet"
+            heading(drawn["target_class"], drawn["intended_class"]) if drawn else "not drawn yet"
         )
 
     def row(self) -> dict[str, Any]:

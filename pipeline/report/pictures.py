@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.report.collect import CaseFound, Evaluation, VariantFound
 from stages.case_figure import amplified
+from stages.data.cases import of_class
 from stages.gallery import png
 
 PAGE_BYTES = 12_000_000
@@ -56,7 +57,7 @@ def _case(case: CaseFound, victims: int, room: int) -> dict[str, Any]:
     bound = case.made.get("eps") if case.made else None
     allowed = "" if bound is None else f", allowed {bound:g}/255"
     note = (
-        f"{len(poisons)} of {drawn['poisons']} poisons, of class {drawn['poison_class']}. Largest change of these "
+        f"{len(poisons)} of {drawn['poisons']} poisons, {of_class(drawn['poison_class'])}. Largest change of these "
         f"{largest}/255{allowed}; the change is shown × {factor}, and grey is none."
     )
     kind = "square" if max(found.base.shape[1:3]) <= SQUARE else "smooth"

@@ -8,6 +8,7 @@ from pipeline.report.collect import RunFound
 from pipeline.report.comparison import paired, same_cases, spread
 from pipeline.runs import STATES
 from pipeline.step import SHOWN
+from stages.data.cases import heading
 from stages.stage import STAGES
 from stages.summarize import RATES, loss, mean_loss, rate
 
@@ -61,7 +62,7 @@ def of_cases(figures: Mapping[str, Any], caption: str) -> Table:
     head += [Column(label, True) for label in ("accuracy", "clean accuracy")]
     rows = []
     for row in figures["cases"]:
-        classes = f"{row['target_class']} → {row['intended_class']}" if row["target_class"] else "not drawn yet"
+        classes = heading(row["target_class"], row["intended_class"]) if row["target_class"] else "not drawn yet"
         rows.append(
             [
                 Cell(str(row["case"]), row["case"]),
@@ -180,7 +181,7 @@ def compared_by_case(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -
     head = [Column("case", True), Column("target → intended"), *(Column(name, True) for name in names)]
     rows = []
     for number_, row in enumerate(found[0]["cases"]):
-        title = f"{row['target_class']} → {row['intended_class']}"
+        title = heading(row["target_class"], row["intended_class"])
         successes = [figures["cases"][number_]["success"] for figures in found]
         rows.append([Cell(str(row["case"]), row["case"]), Cell(title), *(percent(one, bool(one)) for one in successes)])
     return Table("Poison success by case", head, [rows])

@@ -72,7 +72,7 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
         [models.load(folder) for folder in numbered(inputs, "surrogate")],
         base,
         dataset.test.of(case.target_ids),
-        case.intended_class,
+        case.adversarial_class,
         dataset.info.std,
     )
     brew = crafting_loop(params.attack)(

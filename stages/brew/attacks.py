@@ -5,6 +5,7 @@ An attack is a configuration with a `kind`; one that is brewed has its loop in `
 an experiment is planned, keyed and refused without loading it.
 """
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from stages.brew.config import GradientMatching
 from stages.brew.frogs.config import PoisonFrogs
 from stages.brew.meta.config import MetaPoison
 from stages.config import Config, Location, NotIdentity
+from stages.data.threats import ThreatModel
 
 if TYPE_CHECKING:
     from stages.brew.task import Loop
@@ -75,3 +77,24 @@ Indiscriminate = GradientCanceling | TotalGradientAscent
 Attack = Annotated[
     Brewed | MetaPoison | External | Indiscriminate, Field(discriminator="kind"), BeforeValidator(_of_no_kind)
 ]
+
+
+def refuse_unfit(attack: Attack, threats: Sequence[ThreatModel]) -> None:
+    """Raises ValueError where the adversarial loss is not of what the threat models of the cases are after.
+
+    Poisons made elsewhere have none, and fit all.
+    """
+    if isinstance(attack, External):
+        return
+    loss = getattr(attack, "adversarial_loss", None)
+    others = [threat for threat in threats if threat != "self-concealment"]
+    if len(others) < len(threats) and loss != "self-concealment":
+        raise ValueError(
+            "cases: threat_model is self-concealment, in which the targets are to be called anything but their own "
+            f"class, and the attack's adversarial_loss is {loss}; set attack.adversarial_loss to self-concealment"
+        )
+    if others and loss == "self-concealment":
+        raise ValueError(
+            "attack.adversarial_loss is self-concealment, which drives targets from their own class, and threat_model "
+            f"{others[0]} wants them called another one; set threat_model to self-concealment, or another loss"
+        )

@@ -70,8 +70,9 @@ class GradientMatching(Config):
     kind: Literal["gradient-matching"] = "gradient-matching"
     objective: Literal[GradientObjective, FeatureObjective] = "cosine"
     """Of gradients: equation 3, or equation 2. Of penultimate features: that of Poison Frogs or Bullseye Polytope."""
-    adversarial_loss: Literal["cross-entropy", "carlini-wagner"] | None = "cross-entropy"
-    """The loss whose gradient on the targets is to be matched; null where features are."""
+    adversarial_loss: Literal["cross-entropy", "carlini-wagner", "self-concealment"] | None = "cross-entropy"
+    """The loss whose gradient on the targets is to be matched, self-concealment for cases that intend no class; null
+    where features are compared."""
     eps: Annotated[int, Field(ge=1, le=255)] = 16
     """The largest change of a pixel, in 1/255."""
     budget: Annotated[float, Field(gt=0, lt=1), NotIdentity()] = 0.01

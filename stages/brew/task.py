@@ -16,7 +16,8 @@ class Task:
     """One case, as an attacker sees it.
 
     surrogates: networks on [0, 1] images; the loop moves them to the device and leaves their weights as they were.
-    base: the images that become poisons.  targets: test images.  intended: the class they are to be called.
+    base: the images that become poisons.  targets: test images.  intended: the class they are to be called;
+    where an adversarial loss drives them from a class instead, that class, their own.
     scale: the dataset's standard deviation per channel.
     """
 

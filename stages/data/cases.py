@@ -5,18 +5,21 @@ stages/data/draw.py.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from stages.config import Config, InputError, Location, NotIdentity
+from stages.config import Added, Config, InputError, Location, NotIdentity
 from stages.data.benchmark import read_setups
+from stages.data.threats import ThreatModel
 
 ClassName = int | str
 """A class by its index or its name."""
 Count = Annotated[int, Field(ge=1), NotIdentity()]
 Ids = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+Threat = Annotated[ThreatModel, Added()]
 
 
 class Case(Config):
@@ -24,16 +27,27 @@ class Case(Config):
 
     name: str
     target_class: int
-    intended_class: int
-    """y_adv, the class the target is to be taken for."""
-    poison_class: int
-    """The class of the poison images; the intended class in the clean-label attacks."""
+    intended_class: int | None
+    """y_adv, the class the target is to be taken for; null is any but its own."""
+    poison_class: int | None
+    """The class of the poison images; null where they are of several."""
     target_ids: Ids
     """Test ids [T], all of the target class."""
     poison_ids: Ids
-    """Train ids [P], all of the poison class, ascending."""
+    """Train ids [P], all of the poison class where there is one, ascending."""
     seed: int | None
     """The seed it was drawn from; null where all of it was stated."""
+
+    @property
+    def adversarial_class(self) -> int:
+        """The class that an adversarial loss is told: the intended one, or else the target's own, to be driven from."""
+        return self.target_class if self.intended_class is None else self.intended_class
+
+    def success(self, prediction: int) -> bool:
+        """Whether a target that is called so is what the attacker wants."""
+        if self.intended_class is None:
+            return prediction != self.target_class
+        return prediction == self.intended_class
 
 
 class RandomCases(Config):
@@ -44,6 +58,8 @@ class RandomCases(Config):
     count: Count = 10
     targets: Annotated[int, Field(ge=1)] = 1
     """T, the targets a case has, all of one class and with one intended class."""
+    threat_model: Threat = "single-class"
+    """Classes and targets are the same under all threat models."""
 
 
 class OutlierCases(Config):
@@ -58,17 +74,35 @@ class OutlierCases(Config):
     count: Count = 10
     first: Annotated[int, Field(ge=0)] = 0
     step: Annotated[int, Field(ge=1)] = 1
+    threat_model: Threat = "single-class"
 
 
 class ExplicitCase(Config):
-    """One case as stated. Without poison ids, the budget's worth is drawn from the intended class by `seed`."""
+    """One case as stated. Without poison ids, the budget's worth is drawn by `seed`, as the threat model has it."""
 
     target_class: ClassName
-    intended_class: ClassName
+    intended_class: ClassName | None = None
+    """Null for self-concealment, and only there."""
     target_ids: Ids
     poison_ids: Ids | None = None
     seed: int = 0
     name: str | None = None
+    threat_model: Threat = "single-class"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        conceals = self.threat_model == "self-concealment"
+        if conceals and self.intended_class is not None:
+            raise ValueError(
+                f"intended_class is {self.intended_class!r}, but threat_model is self-concealment, which wants the "
+                "target called anything but its own class; leave intended_class out"
+            )
+        if not conceals and self.intended_class is None:
+            raise ValueError(
+                f"intended_class is missing: with threat_model {self.threat_model} the target is to be called one "
+                "class; name it, or set threat_model to self-concealment"
+            )
+        return self
 
 
 class ExplicitCases(Config):
@@ -137,6 +171,29 @@ def resolve_cases(config: CasesConfig) -> ResolvedCases:
     )
 
 
+def threat_model(config: CasesConfig, index: int) -> ThreatModel:
+    """That of case `index`; published cases are of a single class."""
+    if isinstance(config, ExplicitCases):
+        return config.cases[index].threat_model
+    return config.threat_model if isinstance(config, RandomCases | OutlierCases) else "single-class"
+
+
+def heading(target_class: str, intended_class: str | None) -> str:
+    """What a case is after, by class names: `dog → frog`, or `dog → not dog`."""
+    return f"{target_class} → {f'not {target_class}' if intended_class is None else intended_class}"
+
+
+def of_class(poison_class: str | None) -> str:
+    """Of which class poisons are, as a sentence goes on."""
+    return "of several classes" if poison_class is None else f"of class {poison_class}"
+
+
+def class_names(case: Case, classes: tuple[str, ...]) -> dict[str, str | None]:
+    """`target_class`, `poison_class` and `intended_class` by name; null stays null."""
+    numbers = {field: getattr(case, field) for field in ("target_class", "poison_class", "intended_class")}
+    return {field: None if number is None else classes[number] for field, number in numbers.items()}
+
+
 def only(config: ResolvedCases, index: int) -> tuple[ResolvedCases, int]:
     """What case `index` depends on: explicit cases are cut down to that one, so that no key depends on the others."""
     if isinstance(config, ExplicitCases):
@@ -148,8 +205,9 @@ def check(case: Case, train_labels: np.ndarray, test_labels: np.ndarray) -> None
     """Raises InputError, naming the field, where a case does not fit the labels (int64 [N]) or itself."""
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     for field in ("target_class", "intended_class", "poison_class"):
-        if not 0 <= getattr(case, field) < classes:
-            raise InputError(f"case {case.name!r}: {field} is {getattr(case, field)}, expected 0 to {classes - 1}")
+        found = getattr(case, field)
+        if found is not None and not 0 <= found < classes:
+            raise InputError(f"case {case.name!r}: {field} is {found}, expected 0 to {classes - 1}")
     if case.target_class == case.intended_class:
         raise InputError(f"case {case.name!r}: intended_class is the target's own class {case.target_class}")
     _check_ids(f"case {case.name!r}: target_ids", case.target_ids, case.target_class, test_labels, "test")
@@ -170,7 +228,7 @@ def load_case(folder: Path) -> Case:
         raise InputError(f"{file}: not a case ({error}); draw it again") from error
 
 
-def _check_ids(where: str, ids: tuple[int, ...], of: int, labels: np.ndarray, split: str) -> None:
+def _check_ids(where: str, ids: tuple[int, ...], of: int | None, labels: np.ndarray, split: str) -> None:
     values = np.array(ids)
     distinct, repeats = np.unique(values, return_counts=True)
     if (repeats > 1).any():
@@ -179,5 +237,5 @@ def _check_ids(where: str, ids: tuple[int, ...], of: int, labels: np.ndarray, sp
     if len(outside):
         raise InputError(f"{where}: {outside[0]} is no {split} image's id, expected 0 to {len(labels) - 1}")
     strays = values[labels[values] != of]
-    if len(strays):
+    if of is not None and len(strays):
         raise InputError(f"{where}: {split} image {strays[0]} is of class {labels[strays[0]]}, expected class {of}")

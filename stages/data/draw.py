@@ -13,13 +13,17 @@ from stages.data import paper_cases
 from stages.data.cases import (
     Case,
     ClassName,
+    ExplicitCase,
     ExplicitCases,
     OutlierCases,
     PaperCases,
     RandomCases,
     ResolvedCases,
     check,
+    heading,
+    threat_model,
 )
+from stages.data.threats import Classes, classes_under, draw_poisons, room
 from stages.stage import derive_seed
 
 if TYPE_CHECKING:
@@ -44,33 +48,37 @@ def draw(
     if train_labels is None or test_labels is None:
         raise ValueError("a case is drawn from a dataset's labels, and this description has none")
     if isinstance(config, OutlierCases):
-        target_ids, target_class, intended = _outlier(config, index, logits, test_labels)
+        target_ids, target, runner_up = _outlier(config, index, logits, test_labels)
+        classes = _under_threat(config, index, target, runner_up, dataset.classes)
     else:
-        target_class, intended = _classes(config, index, dataset.classes)
-    count = _checked_count(config, index, budget, (target_class, intended), dataset)
+        classes = _classes(config, index, dataset.classes)
+    count = _checked_count(config, index, budget, classes, dataset)
     seed = _seed(config, index)
     stated = config.cases[index] if isinstance(config, ExplicitCases) else None
     poison_ids = stated.poison_ids if stated else None
     drawn = poison_ids is None
 
-    def chosen(role: str, labels: np.ndarray, of: int, size: int) -> tuple[int, ...]:
-        rng = np.random.default_rng(derive_seed(seed, role))
-        return tuple(rng.choice(np.flatnonzero(labels == of), size, replace=False).tolist())
+    def rng(role: str) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(seed, role))
 
     if isinstance(config, PaperCases):
         target_ids, poison_ids = _paper_ids(config, index, train_labels, test_labels, count)
     elif isinstance(config, RandomCases):
-        target_ids = chosen("targets", test_labels, target_class, config.targets)
+        rows = np.flatnonzero(test_labels == classes.target)
+        target_ids = tuple(rng("targets").choice(rows, config.targets, replace=False).tolist())
     elif stated:
         target_ids = stated.target_ids
+        classes = _as_stated(stated, index, classes, dataset)
     if poison_ids is None:
-        poison_ids = chosen("poisons", train_labels, intended, count)
-    title = f"{dataset.classes[target_class]} → {dataset.classes[intended]} {', '.join(map(str, target_ids))}"
+        threat = threat_model(config, index)
+        poison_ids = draw_poisons(threat, classes.poison, train_labels, count, rng("poisons"))
+    wanted = None if classes.intended is None else dataset.classes[classes.intended]
+    title = f"{heading(dataset.classes[classes.target], wanted)} {', '.join(map(str, target_ids))}"
     case = Case(
         name=stated.name if stated and stated.name else title,
-        target_class=target_class,
-        intended_class=intended,
-        poison_class=intended,
+        target_class=classes.target,
+        intended_class=classes.intended,
+        poison_class=classes.poison,
         target_ids=target_ids,
         poison_ids=tuple(sorted(poison_ids)),
         seed=seed if drawn else None,
@@ -83,11 +91,14 @@ def precheck(config: ResolvedCases, dataset: "Description", budget: float) -> No
     """Raises InputError for all that can be known to be wrong before any compute: `budget` and every case of `config`.
 
     Where the description has no labels yet, class names and counts are checked alone; of outlier cases, only that the
-    smallest class has room for the poisons, because any class may turn out to be the runner-up.
+    smallest class has room for the poisons, because any class may turn out to be theirs.
     """
     if isinstance(config, OutlierCases):
-        pair = int(np.argmax(dataset.test_counts)), int(np.argmin(dataset.train_counts))
-        _checked_count(config, 0, budget, pair, dataset)
+        smallest = int(np.argmin(dataset.train_counts))
+        others = (number for number in range(len(dataset.classes)) if number != smallest)
+        classes = _under_threat(config, 0, next(others), smallest, dataset.classes)
+        poison = None if classes.poison is None else smallest
+        _checked_count(config, 0, budget, classes._replace(poison=poison), dataset)
         last = config.first + config.step * (config.count - 1)
         if last >= sum(dataset.test_counts):
             raise InputError(
@@ -127,24 +138,47 @@ def _seed(config: ResolvedCases, index: int) -> int:
     return derive_seed(config.seed, "case", index)
 
 
-def _classes(config: RandomCases | ExplicitCases | PaperCases, index: int, classes: tuple[str, ...]) -> tuple[int, int]:
-    """Target and intended class of a case, which depend on no labels."""
+def _under_threat(
+    config: ResolvedCases, index: int, target: int, intended: int | None, names: tuple[str, ...]
+) -> Classes:
+    rng = np.random.default_rng(derive_seed(_seed(config, index), "third party"))
+    return classes_under(threat_model(config, index), target, intended, names, rng)
+
+
+def _classes(config: RandomCases | ExplicitCases | PaperCases, index: int, classes: tuple[str, ...]) -> Classes:
+    """The classes of a case that depend on no labels."""
+    intended: int | None
     if isinstance(config, PaperCases):
         table = paper_cases.TABLES[config.table]
         if len(classes) != table.classes:
             raise InputError(
                 f"cases.table {config.table} needs {table.dataset}; the dataset has {len(classes)} classes"
             )
-        return paper_cases.draw_classes(table.cases[index].seed, table.classes)
-    if isinstance(config, ExplicitCases):
+        target, intended = paper_cases.draw_classes(table.cases[index].seed, table.classes)
+    elif isinstance(config, ExplicitCases):
         stated, where = config.cases[index], f"cases.cases.{index}"
-        return (
-            _class_index(stated.target_class, classes, f"{where}.target_class"),
-            _class_index(stated.intended_class, classes, f"{where}.intended_class"),
+        target, named = _class_index(stated.target_class, classes, f"{where}.target_class"), stated.intended_class
+        intended = None if named is None else _class_index(named, classes, f"{where}.intended_class")
+    else:
+        rng = np.random.default_rng(derive_seed(_seed(config, index), "classes"))
+        target, intended = rng.choice(len(classes), 2, replace=False).tolist()
+    return _under_threat(config, index, target, intended, classes)
+
+
+def _as_stated(stated: ExplicitCase, index: int, classes: Classes, dataset: "Description") -> Classes:
+    """The classes of an explicit case, whose poison ids, where it states them, say which the third party is."""
+    if stated.poison_ids is None or stated.threat_model != "third-party":
+        return classes
+    labels, first = dataset.train_labels, stated.poison_ids[0]
+    if labels is None or first >= len(labels):
+        return classes  # `check` refuses such an id
+    poison = int(labels[first])
+    if poison in (classes.target, classes.intended):
+        raise InputError(
+            f"cases.cases.{index}: threat_model is third-party, but train image {first} is of class "
+            f"{dataset.classes[poison]!r}, the target's or the intended one; state ids of another class"
         )
-    rng = np.random.default_rng(derive_seed(_seed(config, index), "classes"))
-    target, intended = rng.choice(len(classes), 2, replace=False).tolist()
-    return target, intended
+    return classes._replace(poison=poison)
 
 
 def _class_index(stated: ClassName, classes: tuple[str, ...], field: str) -> int:
@@ -187,16 +221,13 @@ def _paper_ids(
     return (target,), tuple(poison_ids.tolist())
 
 
-def _checked_count(
-    config: ResolvedCases, index: int, budget: float, pair: tuple[int, int], dataset: "Description"
-) -> int:
-    """P, once the target and the intended class are known to have images enough."""
-    target, intended = pair
+def _checked_count(config: ResolvedCases, index: int, budget: float, classes: Classes, dataset: "Description") -> int:
+    """P, once the target's class and those of the poisons are known to have images enough."""
     images = int(sum(dataset.train_counts))
-    if isinstance(config, RandomCases) and config.targets > dataset.test_counts[target]:
+    if isinstance(config, RandomCases) and config.targets > dataset.test_counts[classes.target]:
         raise InputError(
-            f"cases.targets is {config.targets}, but class {dataset.classes[target]!r} has "
-            f"{dataset.test_counts[target]} test images; ask for fewer"
+            f"cases.targets is {config.targets}, but class {dataset.classes[classes.target]!r} has "
+            f"{dataset.test_counts[classes.target]} test images; ask for fewer"
         )
     stated = config.cases[index].poison_ids if isinstance(config, ExplicitCases) else None
     if stated is not None:
@@ -206,11 +237,10 @@ def _checked_count(
                 f"states {len(stated)}; set the budget to {len(stated) / images:.6g}"
             )
         return len(stated)
-    count, room = poison_count(budget, images), dataset.train_counts[intended]
-    if count > room:
-        most = math.floor(room / images * 1e6) / 1e6
+    count = poison_count(budget, images)
+    most, found = room(threat_model(config, index), classes.poison, dataset.classes, dataset.train_counts)
+    if count > most:
         raise InputError(
-            f"budget {budget} asks for {count} poisons of class {dataset.classes[intended]!r}, which has {room} train "
-            f"images; use at most {most:g}"
+            f"budget {budget} asks for {count} poisons {found}; use at most {math.floor(most / images * 1e6) / 1e6:g}"
         )
     return count

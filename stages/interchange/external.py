@@ -94,7 +94,7 @@ def _check_ids(found: Outside, folder: Path, dataset: Dataset, case: Case) -> No
         )
     classes = dataset.info.classes
     labels = dataset.train.labels[found.ids]
-    if len(strays := np.flatnonzero(labels != case.poison_class)):
+    if case.poison_class is not None and len(strays := np.flatnonzero(labels != case.poison_class)):
         raise InputError(
             f"{folder}: poison {found.ids[strays[0]]} replaces an image of class {classes[labels[strays[0]]]!r}, and "
             f"case {case.name!r} is poisoned in class {classes[case.poison_class]!r}; give the folders in the order of "

@@ -49,7 +49,7 @@ def leaves(value: Any, path: str = "") -> set[str]:
 
 TRIED: tuple[Any, ...] = (
     *(1, 2, 5, 8, 30, 0.5, 0.01, True, False, "f" * 64, "bf16", {"batch_size": 32}, "float32", "adam", "sgd", "gelu"),
-    *("zero", "fine-tuning", "resnet18", "multistep", "constant", "beton", [5, 5]),
+    *("zero", "fine-tuning", "resnet18", "multistep", "constant", "beton", "third-party", [5, 5]),
     *("outlier", "cifar10", "double-backward", "squared-euclidean", "carlini-wagner", "cpu", "cuda", "/elsewhere"),
     *([1], {}, {"name": "resnet20"}, [{"name": "resnet20"}], {"epochs": 3}, {"brew": {"cpus": 3}}, {"spot": 1}, None),
     {"at": [5]},

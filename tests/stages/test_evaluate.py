@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from stages import evaluate, models, retrain
-from stages.data.cases import Case, save_case
+from stages.data.cases import Case, load_case, save_case
 from stages.models.config import Network
 from stages.shards import base_shards
 from stages.stage import Checkpoint, Context, Runtime
@@ -79,6 +79,21 @@ def test_a_target_called_the_intended_class_is_a_success(judge, targets):
     assert target["p_true"] == pytest.approx(1 / 18)
     assert target["loss_intended"] == pytest.approx(math.log(2))
     assert target["loss_true"] == pytest.approx(math.log(18))
+
+
+@pytest.mark.parametrize(("answer", "success"), [(TRUE, 0), (OTHER, 1), (INTENDED, 1)])
+def test_where_no_class_is_intended_all_but_the_target_s_own_are(judge, targets, tmp_path, answer, success):
+    concealed = {"intended_class": None, "poison_class": TRUE}
+    save_case(load_case(tmp_path / "case").model_copy(update=concealed), tmp_path / "case")
+    watched = flat()
+    watched[:, :, TRUE] = math.log(9)
+    _, found = judge(leaning(answer), watched)
+    assert found["success"] == success
+    target = found["targets"][0]
+    assert (target["intended_class"], target["intended_name"], target["success"]) == (None, None, bool(success))
+    assert target["p_intended"] == pytest.approx(1 / 2 if answer == TRUE else 17 / 18)
+    assert target["loss_intended"] == pytest.approx(-math.log(1 - target["p_true"]))
+    assert found["curves"]["adversarial_loss"] == pytest.approx([math.log(2)], abs=1e-3)
 
 
 @pytest.mark.parametrize("answer", [TRUE, OTHER])

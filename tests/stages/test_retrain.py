@@ -120,6 +120,9 @@ def test_the_alignment_is_recorded_and_the_training_does_not_notice(changed, dig
     assert all(-1 <= value <= 1 for value in alignment) and len(set(alignment)) == 2
     one, other = (models.load(tmp_path / of).state_dict() for of in ("plain", "watched"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+    save_case(case.model_copy(update={"intended_class": None}), tmp_path / "case")
+    with pytest.raises(InputError, match="no intended class, towards which the alignment"):
+        run(inputs | {"case": tmp_path / "case"}, tmp_path / "refused")
 
 
 def begun(setting, **changes):

@@ -98,6 +98,18 @@ def test_poisons_that_do_not_fit_are_refused(make: Any, tmp_path: Path, name: st
         read(name, folder, fingerprint(name, folder), other.dataset, other.case)
 
 
+def test_poisons_of_several_classes_fit_a_case_of_several(make: Any, tmp_path: Path) -> None:
+    made = make()
+    mixed = made.dataset.train.of(range(4))
+    assert len(set(mixed.labels)) > 1
+    case = made.case.model_copy(update={"poison_class": None, "poison_ids": (0, 1, 2, 3)})
+    made = replace(made, case=case, poisons=PoisonSet(mixed.ids, mixed.array, mixed.labels, made.poisons.info))
+    for name in READ:
+        folder = written(name, made, tmp_path / name)
+        found = read(name, folder, fingerprint(name, folder), made.dataset, case)
+        assert np.array_equal(found.labels, mixed.labels) and np.array_equal(found.images, mixed.array)
+
+
 def test_a_target_that_comes_along_must_be_the_case_s(make: Any, tmp_path: Path) -> None:
     made = make()
     folder = written("benchmark", made, tmp_path / "out")
