@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.experiment import parse
+from pipeline.experiment import load_experiments, parse, prepare_experiments
 from pipeline.plan import Plan
+from pipeline.plan import plan as plan_of
 from pipeline.report.tables import of_cases
 from pipeline.result_file import Case as KeptCase
 from stages.config import InputError
-from stages.data.cases import load_case
+from stages.data.cases import load_case, resolve_cases
 from stages.shards import base_shards, overlay, poisons
 from stages.stage import Checkpoint, Context, Runtime, load_stage
 
@@ -123,3 +124,23 @@ def test_what_the_attack_cannot_be_after_is_refused(tiny: dict[str, Any]) -> Non
     ):
         with pytest.raises(InputError, match=message):
             parse(tiny | changes, "tiny")
+
+
+def test_table_7_trains_on_parts_what_the_table_says() -> None:
+    variants = load_experiments("witches-brew-table7", ["cases.count=1", "attack.restarts=1"])
+    steps = counted(plan_of(prepare_experiments(variants, absent_ok=True)))
+    assert steps["pretrain"] == steps["brew"] == 3, "of the whole, and of parts of 30 and 50 %"
+    assert steps["retrain"] == 2 + 4, "clean ones of two parts; of three poison sets one meets both parts"
+
+
+def test_table_3_brews_once_for_all_networks(test_data: Path) -> None:
+    file = test_data / "benchmark-cifar10-from-scratch.pickle"
+    variants = load_experiments("witches-brew-table3", [f"cases.file={file}", "cases.count=1", "attack.restarts=1"])
+    resolved = {name: one.model_copy(update={"cases": resolve_cases(one.cases)}) for name, one in variants.items()}
+    steps = counted(plan_of(resolved))
+    assert steps["brew"] == 3 and steps["pretrain"] == 4 + 4, "four ResNets, of which the mixed ensemble has two"
+    assert steps["retrain"] == 3 + 9
+
+
+def counted(plan: Plan) -> dict[str, int]:
+    return {stage: len(steps) for stage, steps in plan.by_stage()}
