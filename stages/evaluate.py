@@ -109,7 +109,8 @@ def _intended(log_p: "torch.Tensor", case: "Case") -> "torch.Tensor":
 
     if case.intended_class is not None:
         return log_p[..., case.intended_class]
-    return torch.cat((log_p[..., : case.target_class], log_p[..., case.target_class + 1 :]), -1).logsumexp(-1)
+    others = torch.cat((log_p[..., : case.target_class], log_p[..., case.target_class + 1 :]), -1)
+    return others.logsumexp(-1).clamp(max=0)  # rounding may make the sum of all others a little more than 1
 
 
 def _accuracy(logits: "torch.Tensor", labels: "np.ndarray", case: "Case") -> float:
