@@ -13,6 +13,7 @@ from pipeline.execute import execute
 from pipeline.experiment import Experiment, load_experiments, parse, prepare_experiment
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
+from pipeline.report.page import asked
 from pipeline.sizes import sizes
 from pipeline.step import Step
 from pipeline.store import Manifest, Store, open_store
@@ -152,6 +153,12 @@ REFUSED = {
 def test_what_cannot_be_crafted_is_refused_before_any_compute(message: str) -> None:
     with pytest.raises(InputError, match=message):
         prepare_experiment(parse(TINY | REFUSED[message], "tiny"))
+
+
+def test_a_report_says_what_was_sought() -> None:
+    asked_for = dict(asked(parse(META, "tiny").model_dump(mode="json")))
+    assert asked_for["attack"] == "metapoison, eps 32/255, budget 5 %"
+    assert asked_for["brewing"] == "1 restart of 2 steps, carlini-wagner"
 
 
 def test_the_published_setting_has_1440_epochs_a_case() -> None:

@@ -32,7 +32,7 @@ def prices(**given: Any) -> Prices:
     return Prices.model_validate({"currency": "USD", "nodes": kinds, **given})
 
 
-WITHOUT_TARGETS = {"corrupt", "cancel", "assess", "tally"}
+OTHER_ATTACKS = {"corrupt", "cancel", "assess", "tally", "unroll", "adapt"}
 
 
 def brew(operations: float, params: str = "p") -> Kind:
@@ -42,7 +42,7 @@ def brew(operations: float, params: str = "p") -> Kind:
 def test_the_samples_of_a_real_store_are_of_every_step(finished: Any) -> None:
     found = samples(open_store(finished.store))
     assert len(found) == len(list(finished.store.glob("steps/*/*.json")))
-    assert {sample.kind.stage for sample in found} == set(STAGES) - {"shard", *WITHOUT_TARGETS}
+    assert {sample.kind.stage for sample in found} == set(STAGES) - {"shard", *OTHER_ATTACKS}
     restarts = [sample.kind for sample in found if sample.kind.stage == "brew"]
     assert len(restarts) == 2 and restarts[0] == restarts[1], "restarts differ in their draws alone"
     assert all(sample.hardware and not sample.gpu for sample in found)
