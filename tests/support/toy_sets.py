@@ -1,7 +1,15 @@
-"""Sets so small that what can be reached on them is known in closed form, and logistic regression in float64."""
+"""Sets so small that what can be reached on them is known in closed form, logistic regression in float64, and Gradient
+Canceling of the two."""
 
 import torch
 from torch import nn
+
+from stages.brew.cancel.config import GradientCanceling
+from stages.brew.cancel.descent import Descent, cancelling
+from stages.brew.cancel.reachability import largest_pull, threshold
+from stages.brew.derivatives import mixed_derivative, poison_gradient
+
+ATTACK = GradientCanceling(steps=500, learning_rate=0.5)
 
 
 class Logistic(nn.Module):
@@ -40,3 +48,26 @@ def fitted(x: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None =
         curvature = (x * (weights * p * (1 - p))[:, None]).T @ x
         w = w - torch.linalg.solve(curvature + 1e-9 * torch.eye(len(w), dtype=x.dtype), gradient)
     return w
+
+
+def cancelled(w: torch.Tensor, x: torch.Tensor, labels: torch.Tensor, part: float) -> tuple[float, float, torch.Tensor]:
+    """Poisons of a ratio of `part` times tau: the part of ‖g(mu)‖ that is left, the part that must be left at least,
+    and the parameters that are refitted on clean points and poisons."""
+    model = Logistic(w)
+    tau = threshold(model(x).detach().numpy(), labels.numpy())
+    assert tau > 0
+    eps_d = part * tau
+    clean = poison_gradient(model, x, labels, len(x))
+    poison_labels = torch.tensor([0, 1])
+    descent = Descent(torch.zeros(2, len(w), dtype=w.dtype), ATTACK, None, 1 / eps_d**2)
+    matching = cancelling(clean, eps_d)
+    for number in range(ATTACK.steps):
+        _, gradient = mixed_derivative(ATTACK.derivative, model, descent.poisons, poison_labels, matching, 2)
+        descent.step(gradient, number)
+    left = matching(poison_gradient(model, descent.poisons, poison_labels, 2)).item()
+    length = clean[0].norm().item()
+    least = max(0.0, tau - eps_d) * largest_pull(2) / w.norm().item()
+    weights = torch.ones(len(x) + 2, dtype=w.dtype)
+    weights[len(x) :] = eps_d * len(x) / 2
+    refitted = fitted(torch.cat([x, descent.poisons]), torch.cat([labels, poison_labels]), weights)
+    return (2 * left) ** 0.5 / length, least / length, refitted

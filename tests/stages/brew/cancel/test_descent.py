@@ -5,35 +5,8 @@ import torch
 
 from stages.brew.cancel.config import GradientCanceling
 from stages.brew.cancel.descent import Descent, cancelling, opposing
-from stages.brew.cancel.reachability import largest_pull, threshold
 from stages.brew.derivatives import mixed_derivative, poison_gradient
-from toy_sets import Logistic, fitted, gaussians, or_set
-
-ATTACK = GradientCanceling(steps=500, learning_rate=0.5)
-
-
-def attacked(w: torch.Tensor, x: torch.Tensor, labels: torch.Tensor, part: float) -> tuple[float, float, torch.Tensor]:
-    """Poisons of a ratio of `part` times tau: the part of ‖g(mu)‖ that is left, the part that must be left at least,
-    and the parameters that are refitted on clean points and poisons."""
-    model = Logistic(w)
-    tau = threshold(model(x).detach().numpy(), labels.numpy())
-    assert tau > 0
-    eps_d = part * tau
-    clean = poison_gradient(model, x, labels, len(x))
-    poison_labels = torch.tensor([0, 1])
-    descent = Descent(torch.zeros(2, len(w), dtype=w.dtype), ATTACK, None, 1 / eps_d**2)
-    matching = cancelling(clean, eps_d)
-    for number in range(ATTACK.steps):
-        _, gradient = mixed_derivative(ATTACK.derivative, model, descent.poisons, poison_labels, matching, 2)
-        descent.step(gradient, number)
-    left = matching(poison_gradient(model, descent.poisons, poison_labels, 2)).item()
-    length = clean[0].norm().item()
-    least = max(0.0, tau - eps_d) * largest_pull(2) / w.norm().item()
-    weights = torch.ones(len(x) + 2, dtype=w.dtype)
-    weights[len(x) :] = eps_d * len(x) / 2
-    refitted = fitted(torch.cat([x, descent.poisons]), torch.cat([labels, poison_labels]), weights)
-    return (2 * left) ** 0.5 / length, least / length, refitted
-
+from toy_sets import Logistic, cancelled, gaussians, or_set
 
 OR_TARGETS = [(-1.0, -1.0), (2.0, -1.0)]
 TARGETS = [pytest.param(*or_set(), w, id=f"or {w}") for w in OR_TARGETS]
@@ -46,10 +19,10 @@ def test_the_target_is_reached_if_and_only_if_there_are_tau_poisons(
 ) -> None:
     """Figure 1 of Lu et al. (2023). Below tau, what is left of the gradient is what must be, and no less."""
     w = torch.tensor(target, dtype=torch.float64)
-    left, least, refitted = attacked(w, x, labels, 0.8)
+    left, least, refitted = cancelled(w, x, labels, 0.8)
     assert least <= left <= 1.05 * least
     assert (refitted - w).norm() > 0.1 * w.norm()
-    left, _, refitted = attacked(w, x, labels, 1.3)
+    left, _, refitted = cancelled(w, x, labels, 1.3)
     assert left < 0.06
     assert (refitted - w).norm() < 0.1 * w.norm()
 
