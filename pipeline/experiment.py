@@ -151,6 +151,10 @@ class Experiment(Config):
             raise ValueError(
                 "surrogates.part: pretrained weights are not of a part of the train images; leave out part or weights"
             )
+        if self.surrogates.part is not None and isinstance(self.attack, MetaPoison | Indiscriminate):
+            raise ValueError(
+                f"surrogates.part: {self.attack.kind} crafts its poisons from all of the train images; leave it out"
+            )
         if isinstance(self.attack, External) and len(self.attack.folders) != self.cases.count:
             raise ValueError(
                 f"attack.folders names {len(self.attack.folders)}, but there are {self.cases.count} cases; "

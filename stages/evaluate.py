@@ -31,8 +31,8 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     Brew, section 4), unless no class is intended: then all of it does, and `p_intended` is 1 - p_true, `loss_intended`
     -log(1 - p_true) (MetaPoison, self-concealment). `accuracy` is over the test images that are no targets. Losses are
     cross-entropies in nats; `curves` has the adversarial loss at each recorded epoch, averaged over the targets
-    (Witches' Brew, figure 9), and where the clean victim is given `angular_deviation`, in degrees (see
-    `angular_deviation`).
+    (Witches' Brew, figure 9), and where the clean victim is given and a class intended `angular_deviation`, in degrees
+    (see `angular_deviation`).
     """
     from stages import models
     from stages.data.cases import load_case
@@ -49,7 +49,7 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
         "accuracy": _accuracy(logits, dataset.test.labels, case),
     }
     curves = _curves(inputs["victim"], case)
-    if "clean" in inputs:
+    if "clean" in inputs and case.intended_class is not None:
         curves["angular_deviation"] = angular_deviation(inputs["victim"], inputs["clean"], case)
     evaluation = {**figures, "curves": curves}
     (out / "evaluation.json").write_text(json.dumps(evaluation, indent=1, allow_nan=False))

@@ -156,6 +156,9 @@ def test_victims_that_start_from_a_surrogate_are_its_network(file: Path) -> None
             "victims.network is resnet20, but in the setting transfer victims begin with .* another network .convnet.; "
             "leave victims.network out"
         ),
+        ("surrogates.part=0.5", "attack={kind: metapoison, color: null, learning_rate: 0.1}"): (
+            "surrogates.part: metapoison crafts its poisons from all of the train images; leave it out"
+        ),
         ("victims.setting={kind: transfr}",): "victims.setting: unknown kind 'transfr', did you mean 'transfer'",
     }.items():
         with pytest.raises(InputError, match=told):

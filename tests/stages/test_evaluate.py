@@ -160,3 +160,8 @@ def test_the_angle_between_the_boundaries_of_poisoned_and_clean_victim(judge, di
     evaluate.run(evaluate.Params(), inputs, tmp_path / "out", ctx)
     curves = json.loads((tmp_path / "out" / "evaluation.json").read_text())["curves"]
     assert curves["angular_deviation"] == pytest.approx([0, 60], abs=1e-3)
+    concealed = load_case(tmp_path / "case").model_copy(update={"intended_class": None, "poison_class": None})
+    save_case(concealed, tmp_path / "case")
+    evaluate.run(evaluate.Params(), inputs, tmp_path / "out", ctx)
+    curves = json.loads((tmp_path / "out" / "evaluation.json").read_text())["curves"]
+    assert "angular_deviation" not in curves, "no class is intended, and there is no boundary to it"
