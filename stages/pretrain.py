@@ -29,7 +29,8 @@ class Params(Config):
 
 
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
-    """Writes the network and `curves.json`. Pretrained weights are taken as they are, without training."""
+    """Writes the network and `curves.json`. Pretrained weights are taken as they are, without training; where they are
+    for other classes, a new last layer is trained on them (transfer learning)."""
     from stages import models
     from stages.shards import base_shards
     from stages.training import loop
@@ -37,7 +38,10 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     dataset = base_shards.load(inputs["dataset"])
     model = models.build(params.network, dataset.info, derive_seed(params.seed, "init"))
     history = loop.History()
-    if params.network.weights is None:
+    new_head = params.network.new_head(len(dataset.info.classes))
+    if new_head:
+        model.freeze_body()
+    if params.network.weights is None or new_head:
         rate = params.training.learning_rate or models.default_learning_rate(params.network.name)
         images = dataset.train if params.part is None else params.part.of(dataset.train)
         history = loop.train(model, images, params.training, rate, ctx, stop_after=params.stop_after)

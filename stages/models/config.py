@@ -89,6 +89,16 @@ class Network(Config):
     """torchvision's pretrained weights, such as IMAGENET1K_V1; DEFAULT becomes the name it stands for today.
     torchvision/… only; null starts from random weights."""
 
+    def new_head(self, classes: int) -> bool:
+        """Whether the pretrained weights are for another number of classes, so that they come without a last layer."""
+        if self.weights is None:
+            return False
+        from torchvision.models import get_model_weights
+
+        return (
+            len(get_model_weights(self.name.removeprefix("torchvision/"))[self.weights].meta["categories"]) != classes
+        )
+
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:

@@ -19,8 +19,9 @@ _GOOGLE = ("googlenet", "inception_v3")
 def torchvision_model(network: Network, info: DatasetInfo) -> Classifier:
     """A torchvision network made for `info`'s image size and classes. One-channel images are repeated to three.
 
-    Without weights it normalises as the dataset; with weights as the weights were trained. Raises InputError where the
-    network cannot take such images, or where the weights are for another number of classes or size of image.
+    Without weights it normalises as the dataset; with weights as the weights were trained. Weights for another number
+    of classes (see `Network.new_head`) are taken without their last layer, which is random then. Raises InputError
+    where the network cannot take such images, or where the weights are for another size of image.
     """
     name = network.name.removeprefix("torchvision/")
     height, width, channels = info.shape
@@ -37,28 +38,24 @@ def torchvision_model(network: Network, info: DatasetInfo) -> Classifier:
     except (AssertionError, ValueError) as error:
         raise InputError(f"network {network.name} cannot be made for {height}×{width} images: {error}") from error
     mean, std = (list(values) * (3 // channels) for values in (info.mean, info.std))
-    if network.weights is not None:
-        mean, std = _load_weights(model, network, info)
     path, head = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)][-1]
+    if network.weights is not None:
+        mean, std = _load_weights(model, path, network, info)
     parent, _, attribute = path.rpartition(".")
     setattr(model.get_submodule(parent), attribute, nn.Identity())
     return Classifier(model, head, info, mean, std)
 
 
-def _load_weights(model: nn.Module, network: Network, info: DatasetInfo) -> tuple[list[float], list[float]]:
-    """Put the pretrained weights into `model`; the normalisation that they expect."""
+def _load_weights(model: nn.Module, head: str, network: Network, info: DatasetInfo) -> tuple[list[float], list[float]]:
+    """Put the pretrained weights into `model`, whose last layer is `head`; the normalisation that they expect."""
     name = network.name.removeprefix("torchvision/")
     weights = get_model_weights(name)[network.weights]
-    classes = len(weights.meta["categories"])
-    if classes != len(info.classes):
-        raise InputError(
-            f"network.weights {network.weights} of {network.name} are for {classes} classes, but {info.name} has "
-            f"{len(info.classes)}; leave weights out to start from random ones"
-        )
     try:
         # torchvision's own loading does not ask for weights_only, and would unpickle whatever it downloaded.
         found = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
         _rename(name, found)
+        if network.new_head(len(info.classes)):
+            found.update({name: value for name, value in model.state_dict().items() if name.startswith(f"{head}.")})
         model.load_state_dict(found)
     except (UnpicklingError, EOFError, RuntimeError) as error:
         raise InputError(

@@ -1,6 +1,7 @@
 """The stage on prepared digits: the surrogate that the loop trains, as a folder that brewing can load."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,3 +85,22 @@ def test_without_a_rate_the_networks_own_is_taken(digits_folder, tmp_path):
         params = pretrain.Params(network=network, training=training, stop_after=1, seed=0)
         run(params, digits_folder, tmp_path / name)
         assert json.loads((tmp_path / name / "curves.json").read_text())["rate"] == [rate]
+
+
+def test_pretrained_features_of_other_classes_get_a_last_layer_of_their_own(digits_folder, tmp_path, monkeypatch):
+    from torchvision.models import get_model, get_model_weights
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    file = tmp_path / "torch" / "hub" / "checkpoints" / Path(get_model_weights("mobilenet_v3_small").DEFAULT.url).name
+    file.parent.mkdir(parents=True)
+    published = get_model("mobilenet_v3_small").state_dict()
+    torch.save(published, file)
+    network = Network(name="torchvision/mobilenet_v3_small", weights="IMAGENET1K_V1")
+    training = TRAINING.model_copy(update={"epochs": 1, "precision": "bf16"})
+    metrics = run(pretrain.Params(network=network, training=training, seed=4), digits_folder, tmp_path / "out")
+    saved = models.load(tmp_path / "out")
+    assert metrics["epochs"] == 1 and saved.head.out_features == 10
+    of_body = {name.removeprefix("body."): value for name, value in saved.state_dict().items() if "body." in name}
+    assert all(torch.equal(value, published[name]) for name, value in of_body.items()) and len(of_body) > 200
+    fresh = models.build(network, base_shards.load(digits_folder).info, derive_seed(4, "init"))
+    assert not torch.equal(fresh.head.weight, saved.head.weight)
