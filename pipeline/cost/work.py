@@ -167,22 +167,29 @@ class Works:
 
     def _pretrain(self, step: Step) -> Work:
         params: pretrain.Params = self._params(step)
-        if params.network.weights is not None:
-            return self._predicting(self._data_of(step), [params.network])
+        data = self._data_of(step)
+        new_head = params.network.new_head(data.classes)
+        if params.network.weights is not None and not new_head:
+            return self._predicting(data, [params.network])
         epochs = min(params.stop_after or params.training.epochs, params.training.epochs)
-        return self._training(step, params, epochs, 1)
+        work = self._training(step, params, epochs, 1)
+        return self._of_head_alone(step, params, epochs, work) if new_head else work
 
     def _retrain(self, step: Step) -> Work:
         params: retrain.Params = self._params(step)
         epochs = params.training.epochs
         work = self._training(step, params, epochs, ceil(epochs / params.record_every))
-        if not isinstance(params.setting, Transfer):
-            return work
-        # A frozen body is passed through forward alone.
+        return self._of_head_alone(step, params, epochs, work) if isinstance(params.setting, Transfer) else work
+
+    def _of_head_alone(self, step: Step, params: pretrain.Params | retrain.Params, epochs: int, work: Work) -> Work:
+        """The work of a training, less what a frozen body spares: images pass through it forward alone, and but once
+        where they are not augmented."""
         data = self._data_of(step)
         forward, training = operations(params.network, data.shape, data.classes)
-        spared = epochs * data.train * (training - forward)
-        return replace(work, operations=work.operations - spared, passes=work.passes - work.parts * 2 / 3)
+        times = 1 if params.training.augmentation.none else epochs
+        spared = data.train * (epochs * training - times * forward)
+        passes = work.parts * (1 - times / epochs / 3)
+        return replace(work, operations=work.operations - spared, passes=work.passes - passes)
 
     def _training(self, step: Step, params: pretrain.Params | retrain.Params, epochs: int, records: int) -> Work:
         """Epochs over the train images, and records of the test images' logits."""

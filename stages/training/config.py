@@ -59,6 +59,11 @@ class Augmentation(Config):
     pad: Annotated[int, Field(ge=0)] = 4
     """Pixels of black around the image before a random crop of the original size."""
 
+    @property
+    def none(self) -> bool:
+        """Whether images are used as they are, each time alike."""
+        return not self.flip and self.pad == 0
+
 
 class Training(Config):
     """One training from scratch."""

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from stages.data.images import ImageSet
+from stages.models.classifier import Classifier
 from stages.stage import Context, derive_seed
 from stages.training import layers
 from stages.training.batch_norm import Part
@@ -17,6 +18,9 @@ from stages.training.distributed import gathered, parallel, share, summed
 from stages.training.precision import precision
 from stages.training.resume import History, Place, generator_states, restore_generators, resume, save
 from stages.training.schedule import rate_factor
+
+MOST_KNOWN = 2**28
+"""Most numbers that features are kept as, 1 GiB: of more, images go through a frozen body anew in each epoch."""
 
 
 def train(
@@ -51,7 +55,7 @@ def train(
     history, place = resume(model, optimizer, ctx)
     part = Part(ctx.worker, groups)
     with layers.of_part(model, part):
-        step = _step(model, optimizer, training, part, ctx)
+        step = _step(model, optimizer, training, part, ctx, _known_features(model, images, training, ctx))
         while place.epoch < epochs:
             epoch = place.epoch
             model.train()
@@ -88,20 +92,40 @@ def train(
     return history
 
 
+def _known_features(
+    model: torch.nn.Module, images: ImageSet, training: Training, ctx: Context
+) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """The features of images by their ids, worked out once, where training does not move them and they have room."""
+    if not (isinstance(model, Classifier) and model.frozen and training.augmentation.none):
+        return None
+    if len(images) * model.head.in_features > MOST_KNOWN:
+        return None
+    features = _passed(model.eval().features, images, ctx).to(ctx.device)
+    rows = torch.zeros(int(images.ids.max()) + 1, dtype=torch.int64, device=ctx.device)
+    rows[torch.from_numpy(images.ids.copy()).to(ctx.device)] = torch.arange(len(images), device=ctx.device)
+    return lambda ids: features[rows[ids]]
+
+
 def _step(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, training: Training, part: Part, ctx: Context
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    training: Training,
+    part: Part,
+    ctx: Context,
+    known: Callable[[torch.Tensor], torch.Tensor] | None,
 ) -> Callable[[Batch, float], torch.Tensor]:
     """One step of the optimizer as a function of the batch and the rate; gives (sum of the losses, right answers) over
-    all workers."""
+    all workers. known: features by ids, which take the place of the images, and the head that of the network."""
     device, workers = ctx.device, ctx.worker.count
-    network, averaged = parallel(model, ctx), layers.unequal_buffers(model, part)
+    trained = model if known is None else model.get_submodule("head")
+    network, averaged = parallel(trained, ctx), layers.unequal_buffers(model, part)
 
     def step(batch: Batch, rate: float) -> torch.Tensor:
         part.total = batch.total
         for group in optimizer.param_groups:
             group["lr"] = rate
         with precision(training.precision, device):
-            logits = network(pixels(batch.images))
+            logits = network(pixels(batch.images) if known is None else known(batch.ids))
             if workers == 1:
                 loss = cross_entropy(logits, batch.labels)
                 total = loss.detach() * batch.total
@@ -123,15 +147,19 @@ def to_device(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     return model.to(device=device).to(memory_format=torch.channels_last)
 
 
-@torch.no_grad()
 def predict(model: torch.nn.Module, images: ImageSet, ctx: Context) -> torch.Tensor:
     """Logits of all images in evaluation mode, float32 [N, classes] on the CPU; several workers share the images."""
-    model.eval()
+    return _passed(model.eval(), images, ctx)
+
+
+@torch.no_grad()
+def _passed(network: Callable[[torch.Tensor], torch.Tensor], images: ImageSet, ctx: Context) -> torch.Tensor:
+    """What a network makes of all images, float32 [N, …] on the CPU; several workers share the images."""
     shared = len(images) >= ctx.worker.count
     rows, size = share(len(images), ctx) if shared else range(len(images)), ctx.runtime.micro_batch
     parts = (images.images[start : min(start + size, rows.stop)] for start in rows[::size])
     with precision("float32", ctx.device):
-        mine = torch.cat([model(pixels(to_tensor(part, ctx.device))).float().cpu() for part in parts])
+        mine = torch.cat([network(pixels(to_tensor(part, ctx.device))).float().cpu() for part in parts])
     return gathered(mine, len(images), ctx) if shared else mine
 
 

@@ -207,3 +207,12 @@ def test_a_victim_of_a_part_is_trained_on_what_falls_into_it(changed, digits_fol
     loop.train(expected, train, TRAINING, 0.05, Context(4, Runtime(device="cpu"), Checkpoint(tmp_path / "direct")))
     victim = models.load(tmp_path / "part").state_dict()
     assert all(torch.equal(tensor, victim[name]) for name, tensor in expected.state_dict().items())
+
+
+def test_features_that_are_known_train_the_head_that_the_images_do(surrogate, digits_folder, tmp_path, monkeypatch):
+    inputs = {"dataset": digits_folder, "surrogate": surrogate}
+    run(inputs, tmp_path / "known", begun(Transfer()))
+    monkeypatch.setattr(loop, "MOST_KNOWN", 0)
+    run(inputs, tmp_path / "images", begun(Transfer()))
+    known, images = (load_file(tmp_path / of / "watched.safetensors")["heads"] for of in ("known", "images"))
+    assert torch.allclose(known, images, atol=1e-4) and not torch.equal(known[0], known[-1])

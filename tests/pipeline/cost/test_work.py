@@ -61,10 +61,13 @@ def test_work_is_in_proportion_to_what_the_experiment_asks_for(plan_tiny: Planne
 
 
 def test_transfer_passes_forward_alone(plan_tiny: Planner) -> None:
-    found = works_of(plan_tiny({"victims.setting": {"kind": "transfer"}}))["retrain clean victim 0"]
+    transfer = {"victims.setting": {"kind": "transfer"}}
+    found = works_of(plan_tiny(transfer))["retrain clean victim 0"]
     forward, _ = operations(Network(name="convnet", depth=3, width=4), DIGITS.shape, DIGITS.classes)
     assert found.operations == pytest.approx(2 * (300 + 100) * forward)
     assert found.passes == pytest.approx(2 * 3 / 3 + 2 / 3) and found.parts == 2 * 3
+    still = works_of(plan_tiny(transfer | {"training.augmentation.pad": 0}))["retrain clean victim 0"]
+    assert still.operations == pytest.approx((300 + 2 * 100) * forward) and still.passes == pytest.approx(1 + 2 / 3)
 
 
 def test_a_collision_costs_a_pass_a_step(plan_tiny: Planner) -> None:
