@@ -93,7 +93,7 @@ def _plan(experiment: Experiment, made: Plan) -> Ref:
                 label = f"evaluate case {c} {kind} victim {v}"
                 inputs = dataset | drawn | {"victim": victim}
                 if kind == "poisoned" and given != dataset:
-                    inputs["clean"] = clean[v]  # whose decision boundary its own is held against
+                    inputs |= {"clean": clean[v], **overlay}  # whose features and boundary its own are held against
                 summary[f"{kind}.{c}.{v}"] = made.add("evaluate", evaluate.Params(), label, inputs)
     restarts = 0 if isinstance(attack, External | Indiscriminate) else attack.restarts
     counts = summarize.Params(cases=experiment.cases.count, victims=len(victims), restarts=restarts)

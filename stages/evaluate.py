@@ -21,7 +21,7 @@ VERSION = 1
 
 class Params(Config):
     """Nothing to choose. Inputs: `dataset`, `case`, and `victim` (what `retrain` left); for a poisoned one that began
-    with a surrogate also `clean`, the clean victim of the same seed."""
+    with a surrogate also `clean`, the clean victim of the same seed, and `overlay`, the poisons."""
 
 
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
@@ -32,16 +32,17 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     -log(1 - p_true) (MetaPoison, self-concealment). `accuracy` is over the test images that are no targets. Losses are
     cross-entropies in nats; `curves` has the adversarial loss at each recorded epoch, averaged over the targets
     (Witches' Brew, figure 9), and where the clean victim is given and a class intended `angular_deviation`, in degrees
-    (see `angular_deviation`).
+    (see `angular_deviation`); then there is also `features.json` (see `stages.features.view`).
     """
-    from stages import models
+    from stages import features, models
     from stages.data.cases import load_case
-    from stages.shards import base_shards
+    from stages.shards import base_shards, overlay, poisons
     from stages.training import loop
 
     dataset = base_shards.load(inputs["dataset"])
     case = load_case(inputs["case"])
-    logits = loop.predict(models.load(inputs["victim"]).to(ctx.device), dataset.test, ctx)
+    victim = models.load(inputs["victim"]).to(ctx.device)
+    logits = loop.predict(victim, dataset.test, ctx)
     targets = _targets(logits, case, dataset.info.classes)
     figures = {
         "targets": targets,
@@ -51,6 +52,10 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     curves = _curves(inputs["victim"], case)
     if "clean" in inputs and case.intended_class is not None:
         curves["angular_deviation"] = angular_deviation(inputs["victim"], inputs["clean"], case)
+        changed = poisons.load(inputs["overlay"], overlay.STEM)
+        both = {"clean": models.load(inputs["clean"]), "poisoned": victim}
+        views = {kind: features.view(model, dataset, changed, case, ctx) for kind, model in both.items()}
+        (out / features.VIEW).write_text(json.dumps(views))
     evaluation = {**figures, "curves": curves}
     (out / "evaluation.json").write_text(json.dumps(evaluation, indent=1, allow_nan=False))
     ctx.progress(1, 1, success=figures["success"], accuracy=figures["accuracy"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -287,7 +288,7 @@ def headlined(figure: Figure, text: str) -> None:
     figure.set_layout_engine("constrained", rect=(x, y, 1 - 2 * x, 1 - y - band))
 
 
-def legend(figure: Figure, lines: Sequence[Line2D]) -> None:
+def legend(figure: Figure, lines: Sequence[Artist]) -> None:
     """One legend, below everything, in a row or, where the figure is narrow, in a column."""
     for before in list(figure.legends):
         before.remove()

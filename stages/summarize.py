@@ -59,8 +59,9 @@ class CaseResult:
 
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
     """Writes `summary.json`, `table.txt`, `case-NN.png` of each case, `adversarial-loss.png`, `success.png` and, where
-    poisons were brewed, `brew-loss.png`; and for reports `gallery.json` with `gallery-NN.png` of each case. Returns the
-    summary."""
+    poisons were brewed, `brew-loss.png`; where victims begin with a surrogate `features-NN.png` of each case, of its
+    first victim, and `angular-deviation.png`; and for reports `gallery.json` with `gallery-NN.png` of each case.
+    Returns the summary."""
     from stages import figures, gallery
     from stages.case_figure import case_picture
     from stages.shards import base_shards, poisons
@@ -85,6 +86,7 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
         sheets.append({"case": result.number, "file": name, **facts})
     (out / gallery.GALLERY).write_text(json.dumps(sheets, indent=1))
     _charts(results, rows, summary, out)
+    _feature_charts(results, rows, inputs, out)
     return summary
 
 
@@ -256,3 +258,23 @@ def _charts(results: list[CaseResult], rows: list[dict[str, Any]], summary: Mapp
         (summary["poison_success"], summary["clean_success"]),
     )
     figures.save(chart, out / "success.png")
+
+
+def _feature_charts(
+    results: list[CaseResult], rows: list[dict[str, Any]], inputs: Mapping[str, Path], out: Path
+) -> None:
+    """Of victims that began with a surrogate, whose features can be compared; of others none."""
+    from stages import feature_figure, features, figures
+
+    victims = [evaluation["curves"] for result in results for evaluation in result.poisoned]
+    turned = [(curves["epochs"], curves["angular_deviation"]) for curves in victims if "angular_deviation" in curves]
+    if not turned:
+        return
+    figures.save(feature_figure.deviation_picture(turned), out / "angular-deviation.png")
+    for result, row in zip(results, rows, strict=True):
+        if result.case.intended_class is None:
+            continue
+        views = json.loads((inputs[f"poisoned.{result.number}.0"] / features.VIEW).read_text())
+        names = {"target class": row["target_class"], "intended class": row["intended_class"]}
+        picture = feature_figure.feature_picture(f"Case {_title(row, 12)}", views, names)
+        figures.save(picture, out / f"features-{result.number:02d}.png")

@@ -109,7 +109,8 @@ def test_victims_that_start_from_a_surrogate_say_so_in_their_inputs(plan_tiny: P
     assert len(victims) == 4 and {step.inputs["surrogate"] for step in victims} == {start.ref}
     by_label = {step.label: step for step in made.steps.values()}
     poisoned, clean = (by_label[f"evaluate case 0 {kind} victim 1"] for kind in ("poisoned", "clean"))
-    assert poisoned.inputs["clean"] == clean.inputs["victim"] and "clean" not in clean.inputs
+    assert poisoned.inputs["clean"] == clean.inputs["victim"] and {"clean", "overlay"} <= set(poisoned.inputs)
+    assert set(clean.inputs) == {"dataset", "case", "victim"}
     scratch = plan_tiny({**changes, "victims.setting": {"kind": "from-scratch"}})
     assert {key for key in made.steps if made.steps[key].stage == "brew"} <= set(scratch.steps), "brews do not notice"
     external = {"kind": "external", "format": "arrow", "folders": [{"sha256": "a" * 64}], "eps": 8}

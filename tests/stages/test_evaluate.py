@@ -145,23 +145,23 @@ def test_what_retrain_leaves_can_be_evaluated(judge, digits_folder, tmp_path):
     assert found["curves"]["adversarial_loss"][-1] == pytest.approx(sum(losses) / 3, rel=1e-2)
 
 
-def test_the_angle_between_the_boundaries_of_poisoned_and_clean_victim(judge, digits_folder, tmp_path):
+def test_the_angle_between_the_boundaries_of_poisoned_and_clean_victim(tmp_path):
     """Normals that are known: at first the same, then turned by 60 degrees; other classes do not matter."""
-    judge(leaning(TRUE), flat(2))
-    degrees = math.radians(60)
-    for folder, (x, y) in (("victim", (math.cos(degrees), math.sin(degrees))), ("clean", (1.0, 0.0))):
+    case = Case(
+        name="",
+        target_class=TRUE,
+        intended_class=INTENDED,
+        poison_class=INTENDED,
+        target_ids=(0,),
+        poison_ids=(0,),
+        seed=0,
+    )
+    turned = math.cos(math.radians(60)), math.sin(math.radians(60))
+    for folder, (x, y), length in (("victim", turned, 3.0), ("clean", (1.0, 0.0), 1.0)):
         heads = torch.zeros(2, 10, 2) if folder == "clean" else torch.rand(2, 10, 2)
         heads[:, TRUE] = torch.tensor([0.5, 0.5])
-        heads[:, INTENDED] = torch.tensor([[1.0, 0.0], [x, y]]) * 3 + 0.5
-        (tmp_path / folder).mkdir(exist_ok=True)
-        save_file({"logits": flat(2), "heads": heads}, tmp_path / folder / "watched.safetensors")
-    inputs = {"dataset": digits_folder, **{name: tmp_path / name for name in ("case", "victim", "clean")}}
-    ctx = Context(0, Runtime(device="cpu"), Checkpoint(tmp_path))
-    evaluate.run(evaluate.Params(), inputs, tmp_path / "out", ctx)
-    curves = json.loads((tmp_path / "out" / "evaluation.json").read_text())["curves"]
-    assert curves["angular_deviation"] == pytest.approx([0, 60], abs=1e-3)
-    concealed = load_case(tmp_path / "case").model_copy(update={"intended_class": None, "poison_class": None})
-    save_case(concealed, tmp_path / "case")
-    evaluate.run(evaluate.Params(), inputs, tmp_path / "out", ctx)
-    curves = json.loads((tmp_path / "out" / "evaluation.json").read_text())["curves"]
-    assert "angular_deviation" not in curves, "no class is intended, and there is no boundary to it"
+        heads[:, INTENDED] = torch.tensor([[1.0, 0.0], [x, y]]) * length + 0.5
+        (tmp_path / folder).mkdir()
+        save_file({"heads": heads}, tmp_path / folder / "watched.safetensors")
+    found = evaluate.angular_deviation(tmp_path / "victim", tmp_path / "clean", case)
+    assert found == pytest.approx([0, 60], abs=1e-3)
