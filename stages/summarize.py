@@ -276,5 +276,5 @@ def _feature_charts(
             continue
         views = json.loads((inputs[f"poisoned.{result.number}.0"] / features.VIEW).read_text())
         names = {"target class": row["target_class"], "intended class": row["intended_class"]}
-        picture = feature_figure.feature_picture(f"Case {_title(row, 12)}", views, names)
+        picture = feature_figure.feature_picture(f"Case {figures.case_title(row, 12)}", views, names)
         figures.save(picture, out / f"features-{result.number:02d}.png")
