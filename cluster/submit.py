@@ -20,7 +20,8 @@ import typer
 
 from pipeline.cli import ExperimentArgument, Settings
 from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption
-from pipeline.experiment import Experiment, load_experiments, named_experiments, prepare_experiments
+from pipeline.experiment import Experiment, prepare_experiments
+from pipeline.experiment_file import load_experiments, named_experiments
 from pipeline.plan import plan
 from pipeline.step import canonical
 from pipeline.store import open_store

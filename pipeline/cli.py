@@ -22,7 +22,8 @@ from pipeline.cli_store import DEFAULT_STORE, FAILED, StoreOption, reached, with
 from pipeline.cost.estimate import estimate
 from pipeline.cost.prices import load_prices
 from pipeline.execute import run_stage
-from pipeline.experiment import Experiment, load_experiments, named_experiments, prepare_experiments
+from pipeline.experiment import Experiment, prepare_experiments
+from pipeline.experiment_file import load_experiments, named_experiments
 from pipeline.needs import cached_steps, needed_steps
 from pipeline.outcome import Outcome
 from pipeline.plan import Plan

@@ -51,6 +51,11 @@ def add(store: Store, named: Sequence[str], name: str, folder: Path) -> Path:
 
 def _of_run(store: Store, run: str, name: str) -> Result:
     steps = runs.planned(store, run)
+    if without_targets := [step for step in steps if step["stage"] == "tally"]:
+        raise InputError(
+            f"run {run} is of an attack without targets ({without_targets[0].get('variant') or run}), which results do "
+            "not keep; its table and figures are in its folder of the store"
+        )
     manifests = [manifest for step in steps if (manifest := store.read(step["stage"], step["key"])) is not None]
     variants = {}
     for step in (step for step in steps if "variant" in step):

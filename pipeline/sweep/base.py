@@ -8,14 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.experiment import (
-    Experiment,
-    Seen,
-    load_experiments,
-    named_experiments,
-    prepare_experiments,
-    read_experiments,
-)
+from pipeline.experiment import Experiment, Seen, prepare_experiments
+from pipeline.experiment_file import load_experiments, named_experiments, read_experiments
 from pipeline.plan import Plan, plan
 from pipeline.step import canonical
 from pipeline.sweep.measure import cases_of

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipeline.experiment import set_field
+from pipeline.experiment_file import set_field
 from pipeline.sweep.spec import Parameter, Spec
 from stages.config import InputError, nearest
 

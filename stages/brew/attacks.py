@@ -80,13 +80,20 @@ Attack = Annotated[
 
 
 def refuse_unfit(attack: Attack, threats: Sequence[ThreatModel]) -> None:
-    """Raises ValueError where the adversarial loss is not of what the threat models of the cases are after.
+    """Raises ValueError where the attack is not after what the threat models of the cases are.
 
     Poisons made elsewhere have none, and fit all.
     """
     if isinstance(attack, External):
         return
     loss = getattr(attack, "adversarial_loss", None)
+    if isinstance(attack, PoisonFrogs) or (isinstance(attack, GradientMatching) and attack.on_features):
+        if other := next((threat for threat in threats if threat != "single-class"), None):
+            raise ValueError(
+                f"cases: threat_model is {other}, and an attack on features makes the target look like the poisons, "
+                "so that they must be of the intended class; set threat_model to single-class, or another attack"
+            )
+        return
     others = [threat for threat in threats if threat != "self-concealment"]
     if len(others) < len(threats) and loss != "self-concealment":
         raise ValueError(

@@ -28,7 +28,8 @@ RUN = """
 import io, json, resource, sys, time
 from rich.console import Console
 from cluster.connect import connected
-from pipeline.experiment import Runtimes, load_experiments, prepare_experiments
+from pipeline.experiment import Runtimes, prepare_experiments
+from pipeline.experiment_file import load_experiments
 from pipeline.needs import cached_steps
 from pipeline.plan import Plan, plan
 from pipeline.progress import Reporter

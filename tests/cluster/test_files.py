@@ -22,7 +22,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from cluster.main import cli
-from pipeline.experiment import named_experiments
+from pipeline.experiment_file import named_experiments
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "cluster"

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.experiment import Experiment, load_experiments, named_experiments, parse, prepare_experiment
+from pipeline.experiment import Experiment, prepare_experiment
+from pipeline.experiment_file import load_experiments, named_experiments, parse
 from pipeline.plan import plan
 from stages.config import InputError
 from stages.shards import ffcv_reader
@@ -155,6 +156,9 @@ def test_victims_that_start_from_a_surrogate_are_its_network(file: Path) -> None
         ("victims.setting={kind: transfer}", "victims.network={name: resnet20}"): (
             "victims.network is resnet20, but in the setting transfer victims begin with .* another network .convnet.; "
             "leave victims.network out"
+        ),
+        ("cases={kind: random, threat_model: third-party}", "attack={kind: poison-frogs}"): (
+            "cases: threat_model is third-party, and an attack on features .* must be of the intended class"
         ),
         ("surrogates.part=0.5", "attack={kind: metapoison, color: null, learning_rate: 0.1}"): (
             "surrogates.part: metapoison crafts its poisons from all of the train images; leave it out"

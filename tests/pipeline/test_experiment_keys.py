@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from pipeline.experiment import Experiment, load_experiments, parse
+from pipeline.experiment import Experiment
+from pipeline.experiment_file import load_experiments, parse
 from pipeline.plan import plan
 from stages.config import InputError
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.experiment import load_experiments, parse
+from pipeline.experiment_file import load_experiments, parse
 from pipeline.plan import Plan, plan
 from pipeline.step import Step
 

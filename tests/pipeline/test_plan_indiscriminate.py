@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.cost.work import Data, Work, Works, operations
 from pipeline.execute import run_stage
-from pipeline.experiment import Experiment, parse
+from pipeline.experiment import Experiment
+from pipeline.experiment_file import parse
 from pipeline.plan import Plan, plan
 from pipeline.report.comparison import comparison
 from stages.config import InputError

@@ -10,7 +10,8 @@ import pytest
 from pipeline.cost.rates import samples
 from pipeline.cost.work import Data, Works, operations
 from pipeline.execute import execute
-from pipeline.experiment import Experiment, load_experiments, parse, prepare_experiment
+from pipeline.experiment import Experiment, prepare_experiment
+from pipeline.experiment_file import load_experiments, parse
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from pipeline.report.page import asked

@@ -10,7 +10,8 @@ import pytest
 from pipeline import runs
 from pipeline.cost.rates import samples
 from pipeline.execute import execute
-from pipeline.experiment import Experiment, parse
+from pipeline.experiment import Experiment
+from pipeline.experiment_file import parse
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from pipeline.report.collect import collect

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.experiment import parse
+from pipeline.experiment_file import parse
 from pipeline.report.comparison import comparison
 from pipeline.results import add, page
 from pipeline.store import open_store

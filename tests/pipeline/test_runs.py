@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipeline import runs
-from pipeline.experiment import parse
+from pipeline.experiment_file import parse
 from pipeline.plan import plan
 from pipeline.progress import EVENTS
 from pipeline.store import Store, open_store

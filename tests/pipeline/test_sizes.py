@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.experiment import Experiment, load_experiments, parse, prepare_experiment
+from pipeline.experiment import Experiment, prepare_experiment
+from pipeline.experiment_file import load_experiments, parse
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from pipeline.sizes import gigabytes, sizes

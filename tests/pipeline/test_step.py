@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.experiment import load_experiments
+from pipeline.experiment_file import load_experiments
 from pipeline.plan import plan
 from pipeline.step import ABSENT, Ref, Step, canonical, difference
 from stages import brew, evaluate, export, prepare

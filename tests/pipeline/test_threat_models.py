@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.experiment import load_experiments, parse, prepare_experiments
+from pipeline.experiment import prepare_experiments
+from pipeline.experiment_file import load_experiments, parse
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from pipeline.report.tables import of_cases

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.experiment import load_experiments
+from pipeline.experiment_file import load_experiments
 from pipeline.user_yaml import read_yaml
 from stages.config import InputError
 

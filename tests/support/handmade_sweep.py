@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.experiment import load_experiments
+from pipeline.experiment_file import load_experiments
 from pipeline.store import Store
 
 SPACE = {

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from cluster.connect import connected
-from pipeline.experiment import parse
+from pipeline.experiment_file import parse
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from pipeline.resources import Machine

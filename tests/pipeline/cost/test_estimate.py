@@ -13,7 +13,7 @@ import yaml
 from pipeline.cost.estimate import Estimate, estimate
 from pipeline.cost.prices import Prices
 from pipeline.cost.simulate import lengthened
-from pipeline.experiment import parse
+from pipeline.experiment_file import parse
 from pipeline.plan import Plan
 from pipeline.sizes import sizes
 from pipeline.store import Store, open_store

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pipeline.cost.work import Data, Work, Works, images_in, operations
-from pipeline.experiment import load_experiments, prepare_experiments
+from pipeline.experiment import prepare_experiments
+from pipeline.experiment_file import load_experiments
 from pipeline.plan import Plan
 from pipeline.plan import plan as plan_of
 from stages.config import InputError

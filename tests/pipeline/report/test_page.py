@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline.experiment import load_experiments
+from pipeline.experiment_file import load_experiments
 from pipeline.plan import plan
 from pipeline.report import page
 from pipeline.report.collect import collect

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipeline.experiment import load_experiments, prepare_experiments
+from pipeline.experiment import prepare_experiments
+from pipeline.experiment_file import load_experiments
 from pipeline.plan import plan
 from pipeline.resources import Machine
 from pipeline.store import Store, open_store

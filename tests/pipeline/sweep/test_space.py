@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.experiment import named_experiments
+from pipeline.experiment_file import named_experiments
 from pipeline.sweep.base import Sweep
 from pipeline.sweep.space import check_space, corners, grid
 from pipeline.sweep.spec import METRICS, Spec, load_spec, named_sweeps
