@@ -51,10 +51,10 @@ def add(store: Store, named: Sequence[str], name: str, folder: Path) -> Path:
 
 def _of_run(store: Store, run: str, name: str) -> Result:
     steps = runs.planned(store, run)
-    if without_targets := [step for step in steps if step["stage"] == "tally"]:
+    if any(step["stage"] == "tally" for step in steps):
         raise InputError(
-            f"run {run} is of an attack without targets ({without_targets[0].get('variant') or run}), which results do "
-            "not keep; its table and figures are in its folder of the store"
+            f"run {run} is of an attack without targets, which results do not keep; its table and figures are in "
+            f"{store.place(f'runs/{run}')}"
         )
     manifests = [manifest for step in steps if (manifest := store.read(step["stage"], step["key"])) is not None]
     variants = {}

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from pipeline import results, runs
 from pipeline.cost.work import Data, Work, Works, operations
 from pipeline.execute import run_stage
 from pipeline.experiment import Experiment
 from pipeline.experiment_file import parse
 from pipeline.plan import Plan, plan
+from pipeline.report.collect import collect
 from pipeline.report.comparison import comparison
+from pipeline.store import open_store
 from stages.config import InputError
 from stages.models.config import Network
 from stages.shards import base_shards, overlay, poisons
@@ -145,3 +148,12 @@ def test_digits_lose_accuracy_and_the_figures_agree(tmp_path: Path) -> None:
         assert summary["target_accuracy"]["mean"] < 0.7 < summary["clean_accuracy"]["mean"]
         assert "accuracy drop" in (folders["tally"] / "table.txt").read_text()
     assert [line.split()[0] for line in comparison(found).splitlines()[2:]] == ["add", "replace"]
+
+
+def test_where_such_a_run_has_no_place_it_is_refused_by_name(tmp_path: Path) -> None:
+    experiment, made = planned()
+    store = open_store(tmp_path / "store")
+    runs.record(store, made, {"": experiment})
+    for use in (lambda: collect(store, made.run), lambda: results.add(store, [made.run], "digits", tmp_path)):
+        with pytest.raises(InputError, match=f"run {made.run} is of an attack without targets, which"):
+            use()
