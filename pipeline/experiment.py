@@ -10,7 +10,7 @@ from stages.brew.config import GradientMatching
 from stages.brew.layers import precheck_layers
 from stages.brew.meta.config import MetaPoison
 from stages.config import Config, InputError
-from stages.data.cases import CasesConfig, resolve_cases, threat_model
+from stages.data.cases import CasesConfig, OutlierCases, resolve_cases, threat_model
 from stages.data.dataset_config import DatasetConfig, name_of
 from stages.data.datasets import Description, describe, resolve
 from stages.data.draw import precheck
@@ -196,8 +196,14 @@ class Experiment(Config):
             )
         if self.victims.record_alignment:
             raise ValueError("victims.record_alignment is about targets, and the attack has none; leave it out")
+        if isinstance(self.victims.setting, FromSurrogate) or self.victims.part is not None:
+            field = "part" if self.victims.part is not None else "setting"
+            raise ValueError(
+                f"victims.{field}: victims of {self.attack.kind} are trained from scratch on all images; leave it out"
+            )
 
     def _check_meta(self, attack: MetaPoison, networks: tuple[Network, ...], training: Training) -> None:
+        """Raises ValueError where the surrogates are no networks that MetaPoison can look ahead with."""
         if any(network.weights for network in networks):
             raise ValueError(
                 "network.weights: the networks of metapoison are trained from random weights; leave weights out"
@@ -206,6 +212,17 @@ class Experiment(Config):
             raise ValueError(
                 f"attack.learning_rate is missing: metapoison unrolls steps of SGD, whose rate is not that of "
                 f"{training.optimizer}; name one, 0.1 say, or let the surrogates' training.optimizer be sgd"
+            )
+        size, T = self.surrogates.size, training.epochs
+        if isinstance(self.cases, OutlierCases) and self.surrogates.epochs is None and (size - 1) * T // size == 0:
+            raise ValueError(
+                "cases are outlier, and all networks of metapoison begin at random weights, which know no outlier; "
+                "set surrogates.epochs, or a larger surrogates.count"
+            )
+        if isinstance(self.victims.setting, FromSurrogate):
+            raise ValueError(
+                f"victims.setting is {self.victims.setting.kind}, but the networks of metapoison are in the middle of "
+                "their training, and nobody begins with one; leave it out"
             )
 
 

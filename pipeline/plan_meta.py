@@ -34,7 +34,7 @@ def crafted(
     pretrained: the networks that do not begin at random weights, in order, as their staggered training left them.
     """
     own, inputs, found = experiment.surrogates, {**dataset, **drawn}, []
-    networks, training = own.networks or (experiment.network,), own.training or experiment.training
+    training = own.training or experiment.training
     begins = stagger(experiment)
     left = iter(pretrained.values())
     start = {m: {"pretrained": next(left)} if begin else {} for m, begin in enumerate(begins)}
@@ -52,7 +52,7 @@ def crafted(
                 seed = derive_seed(own.seed, "surrogate", m)
                 params = unroll.Params(
                     how=attack.lookahead,
-                    network=networks[m % len(networks)],
+                    network=own.network_of(m, experiment.network),
                     training=training,
                     epoch=epoch,
                     seed=seed if life == 0 else derive_seed(seed, "life", life),

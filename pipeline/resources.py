@@ -14,7 +14,7 @@ OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 """A resource of a machine, as Ray calls it -> a task's option. Others are custom."""
 FIELDS = {"CPU": "cpus", "GPU": "gpus", "memory": "memory_gb"}
 """A resource -> the field of the runtime that it comes from."""
-COMPUTE = ("pretrain", "case", "corrupt", "brew", "unroll", "cancel", "retrain", "evaluate", "assess")
+COMPUTE = ("pretrain", "case", "corrupt", "brew", "unroll", "adapt", "cancel", "retrain", "evaluate", "assess")
 """Stages that use a GPU where there is one."""
 TRAINING = ("pretrain", "retrain")
 """Stages that several workers can do together."""

@@ -67,7 +67,8 @@ class _Sizes:
         if step.stage == "prepare":
             return 0 if step.inputs else self._images(self._train) + self._images(self._test)
         if step.stage in ("pretrain", "corrupt", "unroll"):
-            network = self._experiment.network if step.stage == "corrupt" else params.network
+            own = self._experiment
+            network = own.surrogates.network_of(0, own.network) if step.stage == "corrupt" else params.network
             return self._network(network) + (self._unrolled(params) if step.stage == "unroll" else 0)
         if step.stage == "retrain":
             return self._network(params.network) + self._records(params)

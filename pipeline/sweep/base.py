@@ -89,6 +89,13 @@ class Sweep:
     def _check_judging(self) -> None:
         """Raise InputError where trials have nothing to be judged by, or nothing to be compared at."""
         spec, scheduler = self.spec, self.spec.scheduler
+        if self.base["cases"]["kind"] == "indiscriminate":
+            for metric in spec.metrics:
+                if metric.name in ("poison_success", "clean_success"):
+                    raise InputError(
+                        f"metrics names {metric.name}, and an attack without targets has none; name another, such as "
+                        "{name: poisoned_accuracy, mode: min}"
+                    )
         by_loss = scheduler is not None and scheduler.by == "brew-loss"
         looked_at = by_loss or any(metric.name == "brew_loss" for metric in spec.metrics)
         if (

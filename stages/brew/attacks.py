@@ -82,9 +82,9 @@ Attack = Annotated[
 def refuse_unfit(attack: Attack, threats: Sequence[ThreatModel]) -> None:
     """Raises ValueError where the attack is not after what the threat models of the cases are.
 
-    Poisons made elsewhere have none, and fit all.
+    Poisons made elsewhere fit all; attacks without targets are refused with any such case for another reason.
     """
-    if isinstance(attack, External):
+    if isinstance(attack, External | Indiscriminate):
         return
     loss = getattr(attack, "adversarial_loss", None)
     if isinstance(attack, PoisonFrogs) or (isinstance(attack, GradientMatching) and attack.on_features):

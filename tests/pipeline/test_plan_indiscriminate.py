@@ -110,6 +110,9 @@ def test_what_the_steps_cost() -> None:
         ({"attack": {"eps": 8}}, "the attack gradient-matching needs some"),
         ({"surrogates": {"count": 2}}, "there are 2 surrogates"),
         ({"victims": {"record_alignment": True}}, "record_alignment is about targets"),
+        ({"victims": {"part": 0.5}}, "victims.part: victims of gradient-canceling are trained from scratch on all"),
+        ({"victims": {"setting": {"kind": "transfer"}}}, "victims.setting: victims of gradient-canceling are trained"),
+        ({"cases": {"kind": "random", "threat_model": "self-concealment"}}, "cases.kind is random; use cases"),
         ({"attack": {"kind": "gradient-canceling", "eps_d": 1, "mode": "replace"}}, "leaves no clean image"),
     ],
 )

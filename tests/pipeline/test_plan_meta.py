@@ -147,6 +147,15 @@ REFUSED = {
         "network": {"name": "torchvision/resnet18", "weights": "DEFAULT"},
         "victims": {"count": 1, "network": {"name": "resnet18"}},
     },
+    r"cases are outlier, and all networks of metapoison begin at random weights": {
+        "attack": ATTACK,
+        "cases": {"kind": "outlier", "count": 1},
+    },
+    r"victims\.setting is fine-tuning, but the networks of metapoison": {
+        "attack": ATTACK,
+        "surrogates": {"count": 2},
+        "victims": {"count": 1, "setting": {"kind": "fine-tuning"}},
+    },
 }
 
 

@@ -307,3 +307,13 @@ def test_the_base_that_is_written_down_gives_the_trials_of_the_file(tmp_path: Pa
         settings = {"training.epochs": epochs}
         assert again.experiment(settings).victims.training == sweep.experiment(settings).victims.training
         assert again.plan(settings).run == sweep.plan(settings).run
+
+
+def test_a_metric_that_an_attack_without_targets_lacks_is_refused(written: Any, tmp_path: Path) -> None:
+    asked = yaml.safe_load(named_experiments()["gradient-canceling-digits"].read_text())
+    del asked["variants"]
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(asked))
+    searched = {"experiment": "own.yaml", "space": {"attack.eps_d": {"choice": [0.1, 0.5]}}}
+    with pytest.raises(InputError, match="metrics names poison_success, and an attack without targets has none"):
+        Sweep.load(written(**searched))
+    assert Sweep.load(written(**searched, metrics=[{"name": "poisoned_accuracy", "mode": "min"}])).cases == 1
