@@ -19,7 +19,7 @@ from stages.interchange import external
 from stages.models.config import Network
 from stages.shards.config import Shards, precheck_shards
 from stages.stage import STAGES, Runtime
-from stages.training.config import Training
+from stages.training.config import Cosine, Training
 from stages.training.setting import FromScratch, FromSurrogate, Setting
 
 
@@ -211,7 +211,12 @@ class Experiment(Config):
         if training.optimizer != "sgd" and attack.learning_rate is None:
             raise ValueError(
                 f"attack.learning_rate is missing: metapoison unrolls steps of SGD, whose rate is not that of "
-                f"{training.optimizer}; name one, 0.1 say, or let the surrogates' training.optimizer be sgd"
+                f"{training.optimizer}; name one, 0.01 say, or let the surrogates' training.optimizer be sgd"
+            )
+        if attack.learning_rate is None and isinstance(training.schedule, Cosine) and training.schedule.warmup > 0:
+            raise ValueError(
+                "attack.learning_rate is missing: the surrogates' schedule warms up from 0, and steps of rate 0 tell "
+                "nothing of the poisons; name a rate, or leave warmup out"
             )
         size, T = self.surrogates.size, training.epochs
         if isinstance(self.cases, OutlierCases) and self.surrogates.epochs is None and (size - 1) * T // size == 0:

@@ -50,7 +50,8 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     a poison set and `brew.json` (the adversarial loss at each step) instead.
 
     B is the adversarial loss after the look-ahead, averaged over the networks: at the last step of the poisons as they
-    came to it, for those that leave it are seen by no network any more.
+    came to it, for those that leave it are seen by no network any more. The networks grow surer as they train, so that
+    B may rise while the poisons get better: compare steps at which the networks are of the same ages, T apart.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -103,7 +104,7 @@ def _finish(
     base, eps = dataset.train.of(case.poison_ids), params.attack.largest_change
     rows = np.arange(len(base))
     if params.used_budget is not None:
-        used = poison_count(params.used_budget, len(dataset.train))
+        used = min(poison_count(params.used_budget, len(dataset.train)), len(base))
         rows = np.sort(ctx.rng("used").choice(len(base), used, replace=False))
     figures = {"brew_loss": losses[-1], "brew_loss_before_quantisation": losses[-1]}
     info = {**figures, "eps": eps, "restart": params.restart}

@@ -33,7 +33,7 @@ class Params(Config):
 
 def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> Metrics:
     """Writes `gradient.safetensors` (float32 [P, C, H, W], at the poisons), `unroll.json` and the network with its
-    optimizer, for the epoch after this one."""
+    optimizer, for the epoch after this one. A network that `pretrain` left comes without its optimizer's momentum."""
     import torch
     from safetensors.torch import load_file, save_file
 

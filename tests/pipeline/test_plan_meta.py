@@ -147,6 +147,10 @@ REFUSED = {
         "network": {"name": "torchvision/resnet18", "weights": "DEFAULT"},
         "victims": {"count": 1, "network": {"name": "resnet18"}},
     },
+    r"attack\.learning_rate is missing: the surrogates' schedule warms up": {
+        "attack": ATTACK,
+        "training": {"schedule": {"kind": "cosine", "warmup": 0.3}},
+    },
     r"cases are outlier, and all networks of metapoison begin at random weights": {
         "attack": ATTACK,
         "cases": {"kind": "outlier", "count": 1},

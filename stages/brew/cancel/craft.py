@@ -21,6 +21,9 @@ from stages.training.precision import precision
 def craft(model: torch.nn.Module, train: ImageSet, base: ImageSet, attack: GradientCanceling, ctx: Context) -> Brew:
     """Poisons for the target parameters, those of `model`.
 
+    Gradients are those of the network in evaluation mode; with batch normalisation training sees others, so that what
+    is left of the gradient here says less of where training ends.
+
     train: all clean images.  base: those of them where the poisons begin, whose labels they keep.
     Resumes from `ctx.checkpoint`. Raises ArithmeticError where the clean images have no gradient to cancel.
     """

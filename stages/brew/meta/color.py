@@ -53,14 +53,15 @@ def recolor(images: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
 
 
 def smoothness(moves: torch.Tensor) -> torch.Tensor:
-    """The mean length of the difference between the moves [P, 3, g, g, g] of neighbouring nodes, a scalar.
+    """The mean length of the difference between the moves [P, 3, g, g, g] of neighbouring nodes, added up over the
+    poisons, a scalar.
 
-    The smoothness term of Laidlaw and Feizi (2019, section 4), as a mean in place of their sum, so that its weight does
-    not depend on the number of poisons or nodes.
+    The smoothness term of Laidlaw and Feizi (2019, section 4), as a mean over a map's nodes in place of their sum. Each
+    poison has its own, as each has its own gradient of the adversarial loss, so that neither depends on the others.
     """
-    differences = [moves.diff(dim=axis).square().sum(1).flatten() for axis in (2, 3, 4)]
+    differences = [moves.diff(dim=axis).square().sum(1).flatten(1) for axis in (2, 3, 4)]
     # The root has no slope at 0, where every map begins.
-    return (torch.cat(differences) + _TINY).sqrt().mean()
+    return (torch.cat(differences, 1) + _TINY).sqrt().mean(1).sum()
 
 
 def _times(matrix: tuple[tuple[float, ...], ...] | list[list[float]], images: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,8 @@ The steps θ_{k+1} = θ_k - α ∇L(θ_k; batch k) are gone back by hand. With �
 λ_k = λ_{k+1} - α H_k λ_{k+1}, with H_k the Hessian of the loss of batch k, and the first batch's images have the
 gradient -α ∇x ⟨λ_1, ∇θ L(x; θ_0)⟩, the mixed derivative of gradient matching. That is what differentiation through all
 steps at once gives, up to rounding; but the step that holds the poisons is gone back with these images alone.
+(The authors' code takes the mean of the losses after each of the K steps, and holds the poisons fixed in the batches
+after the first; Algorithm 1 does neither.)
 """
 
 from collections.abc import Sequence

@@ -71,6 +71,7 @@ def test_trials_share_steps_and_the_best_is_an_experiment_to_run(brewline: Any, 
     assert json.loads(again.stdout.splitlines()[-1])["run"] == found["trials"][best]["run"]
 
 
+@pytest.mark.slow
 def test_a_sweep_in_s3_is_not_repeated_and_is_reported_from_there(
     brewline: Any, written: Any, finished: Finished, s3_url: str, s3_environment: dict[str, str]
 ) -> None:
@@ -161,7 +162,8 @@ def test_a_trial_whose_own_process_dies_is_told_with_what_ray_knows(
     assert "memory" in told
 
 
-@pytest.mark.parametrize("by", [pytest.param("cases", marks=pytest.mark.slow), "brew-loss"])
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["cases", "brew-loss"])
 def test_halving_stops_the_worst_trials_early(brewline: Any, written: Any, tmp_path: Path, by: str) -> None:
     space = {"attack.eps": {"choice": [128, 64, 1]}}
     file = written(
