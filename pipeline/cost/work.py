@@ -9,11 +9,11 @@ from functools import cache
 from math import ceil
 from typing import Any
 
+from pipeline.cost.passes import MICRO_BATCH, passes_of_derivative, passes_of_lookahead, passes_of_step
 from pipeline.experiment import Experiment
 from pipeline.step import Step
 from stages import brew, export, pretrain, retrain, unroll
 from stages.brew.cancel.config import TotalGradientAscent
-from stages.brew.config import Derivative, DoubleBackward, GradientMatching
 from stages.brew.frogs.config import PoisonFrogs
 from stages.config import InputError
 from stages.data.canonical import CANONICAL
@@ -23,11 +23,9 @@ from stages.data.datasets import Description
 from stages.data.draw import poison_count
 from stages.data.images import DatasetInfo
 from stages.models.config import Network
-from stages.stage import Runtime
 from stages.training.config import Precision
 from stages.training.setting import Transfer
 
-MICRO_BATCH = Runtime().micro_batch
 Shape = tuple[int, int, int]
 
 
@@ -230,7 +228,7 @@ class Works:
         else:
             # Of the quantised poisons, and at the end also of what they were before.
             evaluations = (2 if params.until is None else 1) * (EVALUATION_DRAWS if attack.augmentation else 1)
-            passes = steps * _passes(attack, poisons) + evaluations * (1 / 3 if attack.on_features else 1)
+            passes = steps * passes_of_step(attack, poisons) + evaluations * (1 / 3 if attack.on_features else 1)
         once = sum(operations(network, data.shape, data.classes)[1] for network in ensemble)
         batches = len(ensemble) * ceil(poisons / MICRO_BATCH)
         return Work(operations=passes * poisons * once, passes=passes * batches, parts=steps)
@@ -248,7 +246,11 @@ class Works:
         if isinstance(attack, TotalGradientAscent):
             of_follower = attack.follower_steps + 1 + 2 * attack.iterations
         network = self._params(target if target.stage == "pretrain" else self._input(target, "surrogate")).network
-        poisons = (_mixed(attack.derivative) + of_follower) * poison_count(attack.eps_d, data.train) / data.train
+        poisons = (
+            (passes_of_derivative(attack.derivative) + of_follower)
+            * poison_count(attack.eps_d, data.train)
+            / data.train
+        )
         passes = attack.steps * (poisons + of_follower)
         return self._over(step, network, passes + 7 / 3, attack.steps)
 
@@ -267,7 +269,7 @@ class Works:
         batches = ceil(data.train / training.batch_size)
         with_poisons = batches * (1 - (1 - 1 / batches) ** poisons)
         _, once = operations(params.network, data.shape, data.classes)
-        passes = batches + with_poisons * _lookahead_passes(params.how.unroll)
+        passes = batches + with_poisons * passes_of_lookahead(params.how.unroll)
         return Work(operations=passes * training.batch_size * once, passes=passes, parts=batches)
 
     def _adapt(self, step: Step) -> Work:
@@ -291,23 +293,3 @@ class Works:
 
     def _chosen_for(self, step: Step) -> Step:
         return self._input(self._input(self._input(step, "poisons"), "brew.0"), "case")
-
-
-def _lookahead_passes(steps: int) -> float:
-    """Training passes that a look-ahead costs, of a network without batch normalisation: each step is one, and going
-    back through each but the first, which needs the poisons alone, two (tests/bench/test_meta_cost.py)."""
-    return steps + 2 * (steps - 1)
-
-
-def _passes(attack: GradientMatching, poisons: int) -> float:
-    """Training passes that a step of brewing costs."""
-    if attack.derivative is None:
-        return 0.7 if poisons <= MICRO_BATCH else 1.0  # all features come first where poisons are in parts
-    return _mixed(attack.derivative)
-
-
-def _mixed(how: Derivative) -> float:
-    """Training passes that a mixed derivative costs (README, "Brewing by finite differences"; results/bench)."""
-    if isinstance(how, DoubleBackward):
-        return 3.2
-    return 2.4 if how.sides == 2 else 1.8
