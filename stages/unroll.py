@@ -61,8 +61,7 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
             raise RuntimeError(f"{inputs['network']}: holds no network of an epoch before; take that step out")
         restore_network(model, optimizer, saved[0])
     targets = dataset.test.of(case.target_ids)
-    concealed = params.how.adversarial_loss == "self-concealment"
-    wanted = targets.labels if concealed else [case.intended_class] * len(targets)
+    wanted = [case.adversarial_class] * len(targets)
     seen = run_epoch(
         model,
         optimizer,
