@@ -54,7 +54,6 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
         brew = tgda.craft(model, train, base, attack, own)
     made = ImageSet(brew.images, base.labels, base.ids)
     logits = loop.predict(model, train, ctx).numpy()
-    right = loop.predict(model, dataset.test, ctx).argmax(1).numpy() == dataset.test.labels
     trained_on = np.ones(len(train), bool)
     if attack.mode == "replace":
         trained_on[train.rows_of(base.ids)] = False
@@ -63,7 +62,7 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
         "brew_loss": brew.loss,
         "brew_loss_before_quantisation": brew.loss_before,
         "left": craft.left_over(model, train, base, made, attack, ctx),
-        "target_accuracy": float(right.mean()),
+        "target_accuracy": loop.accuracy(model, dataset.test, ctx),
         "eps_d": count / int(trained_on.sum()),
         "tau": threshold(logits[trained_on], train.labels[trained_on]),
     }

@@ -34,14 +34,11 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
     model = models.load(inputs["surrogate"])
     loop.to_device(model, ctx.device)
 
-    def accuracy() -> float:
-        right = loop.predict(model, dataset.test, ctx).argmax(1).numpy() == dataset.test.labels
-        return float(right.mean())
-
-    clean = accuracy()
+    clean = loop.accuracy(model, dataset.test, ctx)
     with precision("float32", ctx.device):
         distance = corrupt(model, dataset.train, params.corruption, ctx.seeded(params.corruption.seed))
     saved = models.SavedModel.model_validate_json((inputs["surrogate"] / models.DESCRIPTION).read_bytes())
     models.save(model, out, saved.network, dataset.info)
     tau = threshold(loop.predict(model, dataset.train, ctx).numpy(), dataset.train.labels)
-    return {"accuracy": accuracy(), "clean_accuracy": clean, "distance": distance, "tau": tau}
+    accuracy = loop.accuracy(model, dataset.test, ctx)
+    return {"accuracy": accuracy, "clean_accuracy": clean, "distance": distance, "tau": tau}

@@ -45,7 +45,7 @@ def run(params: Params, inputs: Mapping[str, Path], out: Path, ctx: Context) -> 
         rate = params.training.learning_rate or models.default_learning_rate(params.network.name)
         images = dataset.train if params.part is None else params.part.of(dataset.train)
         history = loop.train(model, images, params.training, rate, ctx, stop_after=params.stop_after)
-    right = loop.predict(model.to(ctx.device), dataset.test, ctx).argmax(1).numpy() == dataset.test.labels
+    accuracy = loop.accuracy(model.to(ctx.device), dataset.test, ctx)
     models.save(model, out, params.network, dataset.info)
     (out / "curves.json").write_text(json.dumps(history.curves()))
-    return {"validation_accuracy": float(right.mean()), "epochs": len(history.loss)}
+    return {"validation_accuracy": accuracy, "epochs": len(history.loss)}

@@ -163,6 +163,11 @@ def _passed(network: Callable[[torch.Tensor], torch.Tensor], images: ImageSet, c
     return gathered(mine, len(images), ctx) if shared else mine
 
 
+def accuracy(model: torch.nn.Module, images: ImageSet, ctx: Context) -> float:
+    """The part of the images that the network calls right, in [0, 1]."""
+    return float((predict(model, images, ctx).argmax(1).numpy() == images.labels).mean())
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """torch's global generators, from which dropout draws, seeded for one block and put back after it."""
