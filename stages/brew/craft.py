@@ -12,7 +12,7 @@ from stages.brew.perturbation import Perturbation
 from stages.brew.task import Brew, Task
 from stages.brew.terms import Term, term_of
 from stages.stage import Context, Saved
-from stages.training.batches import pixels, to_tensor
+from stages.training.batches import pixels, to_array, to_tensor
 from stages.training.loop import to_device
 from stages.training.precision import precision
 
@@ -66,7 +66,7 @@ def craft(
 
         quantised = perturbation.quantised()
         return Brew(
-            images=quantised.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
+            images=to_array(quantised),
             losses=losses,
             loss_before=final(perturbation.poisons) if end == attack.steps else None,
             loss=final(pixels(quantised)),

@@ -13,11 +13,15 @@ whole poison set. Both take the network as it is (evaluation mode, gradients on)
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
 from stages.brew.config import Derivative, DoubleBackward, FiniteDifference
 from stages.brew.objectives import Gradient, inner
+from stages.data.images import ImageSet
+from stages.stage import Context
+from stages.training.batches import pixels, to_tensor
 
 Matching = Callable[[Gradient], torch.Tensor]
 """B as a function of the poison gradient alone."""
@@ -48,6 +52,23 @@ def poison_gradient(
     """g = ∇θ of the mean cross-entropy over all inputs, one tensor a parameter."""
     gradient, _ = _first_pass(model, inputs, labels, micro_batch, with_inputs=False)
     return gradient
+
+
+def gradient_over(
+    model: torch.nn.Module, images: ImageSet, ctx: Context, labels: np.ndarray | None = None
+) -> list[torch.Tensor]:
+    """∇θ of the mean cross-entropy over images as they are, read a micro-batch at a time; one tensor a parameter.
+
+    labels: int64 [N]; null takes the images' own.  Takes the network as it is, on the context's device.
+    """
+    parameters = matched(model)
+    wanted = torch.from_numpy((images.labels if labels is None else labels).copy()).to(ctx.device)
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    for part in parts(len(images), ctx.runtime.micro_batch):
+        logits = model(pixels(to_tensor(images.images[part], ctx.device)))
+        loss = cross_entropy(logits, wanted[part], reduction="sum") / len(images)
+        torch._foreach_add_(total, torch.autograd.grad(loss, parameters))
+    return total
 
 
 def double_backward(

@@ -29,6 +29,12 @@ def to_tensor(images: np.ndarray, device: torch.device | str = "cpu") -> torch.T
     return torch.from_numpy(np.array(images) if not images.flags.writeable else images).to(device).permute(0, 3, 1, 2)
 
 
+def to_array(images: torch.Tensor) -> np.ndarray:
+    """A uint8 tensor [N, C, H, W], of any device and memory order, as images in one block, uint8 [N, H, W, C]."""
+    array: np.ndarray = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return array
+
+
 def pixels(images: torch.Tensor) -> torch.Tensor:
     """uint8 [B, C, H, W] as float32 in [0, 1]."""
     return images.float().div_(255)

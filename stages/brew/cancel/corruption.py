@@ -1,28 +1,12 @@
 """Target parameters: those of a clean network, corrupted within a ball around them until it classifies badly."""
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from stages.brew.cancel.config import Corruption
+from stages.brew.derivatives import gradient_over
 from stages.brew.objectives import inner
 from stages.data.images import ImageSet
 from stages.stage import Context
-from stages.training.batches import pixels, to_tensor
-
-
-def gradient_over(model: torch.nn.Module, images: ImageSet, ctx: Context) -> list[torch.Tensor]:
-    """g(mu): ∇θ of the mean cross-entropy over all images as they are, a micro-batch at a time; one tensor a parameter.
-
-    Takes the network as it is, in evaluation mode and on the context's device.
-    """
-    parameters, size = list(model.parameters()), ctx.runtime.micro_batch
-    total = [torch.zeros_like(parameter) for parameter in parameters]
-    for start in range(0, len(images), size):
-        labels = torch.from_numpy(images.labels[start : start + size].copy()).to(ctx.device)
-        logits = model(pixels(to_tensor(images.images[start : start + size], ctx.device)))
-        loss = cross_entropy(logits, labels, reduction="sum") / len(images)
-        torch._foreach_add_(total, torch.autograd.grad(loss, parameters))
-    return total
 
 
 def corrupt(model: torch.nn.Module, images: ImageSet, corruption: Corruption, ctx: Context) -> float:

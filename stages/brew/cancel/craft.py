@@ -6,14 +6,13 @@ import math
 import torch
 
 from stages.brew.cancel.config import GradientCanceling, Poisoning
-from stages.brew.cancel.corruption import gradient_over
 from stages.brew.cancel.descent import Descent, cancelling, opposing
-from stages.brew.derivatives import mixed_derivative, poison_gradient
+from stages.brew.derivatives import gradient_over, mixed_derivative, poison_gradient
 from stages.brew.objectives import Gradient, inner
 from stages.brew.task import Brew
 from stages.data.images import ImageSet
 from stages.stage import Context
-from stages.training.batches import pixels, to_tensor
+from stages.training.batches import pixels, to_array, to_tensor
 from stages.training.loop import to_device
 from stages.training.precision import precision
 
@@ -59,7 +58,7 @@ def craft(model: torch.nn.Module, train: ImageSet, base: ImageSet, attack: Gradi
 
         quantised = descent.quantised()
         return Brew(
-            images=quantised.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
+            images=to_array(quantised),
             losses=losses,
             loss_before=final(descent.poisons),
             loss=final(pixels(quantised)),

@@ -7,15 +7,14 @@ from collections.abc import Callable
 import torch
 
 from stages.brew.cancel.config import TotalGradientAscent
-from stages.brew.cancel.corruption import gradient_over
 from stages.brew.cancel.craft import clean_gradient
 from stages.brew.cancel.descent import Descent
-from stages.brew.derivatives import Matching, mixed_derivative, poison_gradient
+from stages.brew.derivatives import Matching, gradient_over, mixed_derivative, poison_gradient
 from stages.brew.objectives import Gradient, inner
 from stages.brew.task import Brew
 from stages.data.images import ImageSet
 from stages.stage import Context
-from stages.training.batches import pixels, to_tensor
+from stages.training.batches import pixels, to_array, to_tensor
 from stages.training.loop import to_device
 from stages.training.precision import precision
 
@@ -63,7 +62,7 @@ def craft(model: torch.nn.Module, train: ImageSet, base: ImageSet, attack: Total
             if ctx.save_due():
                 ctx.save(state(), {"losses": losses})
             ctx.progress(step + 1, attack.steps, B=losses[-1])
-        quantised = descent.quantised().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        quantised = to_array(descent.quantised())
         return Brew(quantised, losses, losses[-1], losses[-1], state())
 
 

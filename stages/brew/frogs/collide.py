@@ -14,7 +14,7 @@ from stages.brew.frogs.config import PoisonFrogs
 from stages.brew.task import Brew, Task
 from stages.models.classifier import Classifier
 from stages.stage import Context, Saved
-from stages.training.batches import pixels, to_tensor
+from stages.training.batches import pixels, to_array, to_tensor
 from stages.training.loop import to_device
 from stages.training.precision import precision
 
@@ -62,7 +62,7 @@ def collide(
 
         quantised = (poisons * 255).round().to(torch.uint8)
         return Brew(
-            images=quantised.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
+            images=to_array(quantised),
             losses=losses,
             loss_before=collision.loss(distances) if end == attack.steps else None,
             loss=collision.loss(collision.measure(pixels(quantised))[0]),

@@ -7,6 +7,7 @@ import torch
 
 from stages.brew.meta.color import recolor, smoothness
 from stages.brew.meta.config import MetaPoison
+from stages.training.batches import to_array
 
 Color = torch.Tensor | None
 
@@ -63,7 +64,7 @@ class Crafted:
         eps = self._attack.eps + 1e-3  # a base in float32 is a little off its integer
         x = (recolored + self.delta.double() * 255).round()
         x = torch.maximum(torch.minimum(x, (recolored + eps).floor()), (recolored - eps).ceil()).clamp(0, 255)
-        return x.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return to_array(x.to(torch.uint8))
 
     def state(self) -> dict[str, torch.Tensor]:
         """What `restore` needs to go on from here."""

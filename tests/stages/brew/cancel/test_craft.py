@@ -10,9 +10,9 @@ import torch
 from small_brew import Interrupted, context
 from stages import models
 from stages.brew.cancel.config import GradientCanceling
-from stages.brew.cancel.corruption import gradient_over
 from stages.brew.cancel.craft import craft, left_over
 from stages.brew.config import DoubleBackward, FiniteDifference
+from stages.brew.derivatives import gradient_over
 from stages.brew.task import Brew
 from stages.data.images import Dataset, ImageSet
 from stages.models import Network
